@@ -1,0 +1,1 @@
+"""The service of one compute host: records, builds, images, inventory, reconciliation."""

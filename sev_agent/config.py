@@ -1,0 +1,166 @@
+"""Configuration of the host daemon: a TOML file, overridden by the environment."""
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from sev_agent.errors import SevAgentError
+
+ENVIRONMENT_PREFIX = "SEV_AGENT_"
+_DELIMITER = "__"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+
+
+class ConfigurationError(SevAgentError):
+    """The configuration cannot be used."""
+
+    code = "configuration"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HostSection(Section):
+    """Who this host is, and where its state lives."""
+
+    name: str = Field(default_factory=socket.gethostname, min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")
+    state_dir: Path = Path("/var/lib/sev-agent")
+
+
+class HypervisorSection(Section):
+    """The libvirt daemon below. Times are seconds."""
+
+    uri: str = Field(default="qemu:///system", min_length=1)
+    virt_type: Literal["kvm", "qemu"] = "kvm"
+    emulator: Path = Path("/usr/bin/qemu-system-x86_64")
+    firmware_dirs: tuple[Path, ...] = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+    keepalive_interval: int = Field(default=5, ge=1, le=60)
+    keepalive_count: int = Field(default=3, ge=1, le=20)
+    threads: int = Field(default=8, ge=1, le=64)
+    call_timeout: Seconds = 60
+    reconnect_max: Seconds = 5
+
+
+class EncryptionSection(Section):
+    """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read."""
+
+    platform_root: Path = Path("/")
+    limit: int | None = Field(default=None, ge=1, le=100_000)
+
+
+class MessagingSection(Section):
+    """RabbitMQ. Times are seconds."""
+
+    url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    connect_timeout: Seconds = 10
+    publish_timeout: Seconds = 10
+    reconnect_max: Seconds = 5
+    delivery_limit: int = Field(default=5, ge=1, le=1000)
+    max_message_bytes: int = Field(default=1024 * 1024, ge=4096, le=16 * 1024 * 1024)
+
+
+class AuthSection(Section):
+    """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only."""
+
+    type: Literal["password", "none"] = "password"
+    auth_url: Url | None = None
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    project_name: str = "service"
+    user_domain_name: str = "Default"
+    project_domain_name: str = "Default"
+    region_name: str | None = None
+
+
+class ServiceSection(Section):
+    """One OpenStack service: its address where the catalog should not be asked, and the time limit of a request."""
+
+    endpoint: Url | None = None
+    timeout: Seconds = 30
+
+
+class PlacementSection(ServiceSection):
+    """Placement, and what this host does not offer to it: reserves for the host itself."""
+
+    reserved_host_memory_mb: int = Field(default=512, ge=0)
+    reserved_host_cpus: int = Field(default=0, ge=0)
+    reserved_host_disk_gb: int = Field(default=0, ge=0)
+    cpu_allocation_ratio: float = Field(default=4.0, gt=0, le=64)
+    stopped_guests: Literal["release", "hold"] = "release"
+
+
+class ImagesSection(Section):
+    """The cache of images. Sizes in GiB and MiB, times in seconds."""
+
+    cache_max_gb: int = Field(default=100, ge=1)
+    download_timeout: Seconds = 3600
+    idle_timeout: Seconds = 60
+    inspect_timeout: Seconds = 30
+    inspect_memory_mb: int = Field(default=1024, ge=128)
+
+
+class BuildsSection(Section):
+    """How much is done at once, and how long a stop waits for it (seconds)."""
+
+    max_concurrent: int = Field(default=10, ge=1, le=256)
+    stop_timeout: Seconds = 30
+    guest_shutdown_timeout: Seconds = 60
+
+
+class ReconcilerSection(Section):
+    """The minutely comparison of what runs with what Placement counts (seconds)."""
+
+    interval: Seconds = 60
+    jitter: float = Field(default=5, ge=0, le=600)
+
+
+class HttpSection(Section):
+    """Where health, readiness and metrics are served."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=9199, ge=0, le=65535)
+
+
+class LogFormat(StrEnum):
+    """``auto`` is colour on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogSection(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: LogFormat = LogFormat.AUTO
+
+
+class AgentConfig(BaseSettings):
+    """Everything that ``sev-agent run`` is told. Read with ``load``."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=_DELIMITER, nested_model_default_partial_update=True
+    )
+    _file: ClassVar[Path | None] = None
+
+    host: HostSection = Field(default_factory=HostSection)
+    hypervisor: HypervisorSection = Field(default_factory=HypervisorSection)
+    encryption: EncryptionSection = Field(default_factory=EncryptionSection)
+    messaging: MessagingSection = Field(default_factory=MessagingSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    glance: ServiceSection = Field(default_factory=ServiceSection)
+    placement: PlacementSection = Field(default_factory=PlacementSection)
+    images: ImagesSection = Field(default_factory=ImagesSection)
+    builds: BuildsSection = Field(default_factory=BuildsSection)
+    reconciler: ReconcilerSection = Field(default_factory=ReconcilerSection)
+    http: HttpSection = Field(default_factory=HttpSection)
+    log: LogSection = Field(default_factory=LogSection)

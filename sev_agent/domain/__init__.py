@@ -1,0 +1,1 @@
+"""From an instance to the libvirt domain that runs it. Pure."""

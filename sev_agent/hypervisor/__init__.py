@@ -1,0 +1,1 @@
+"""The hypervisor below: connection, events, capabilities. The only importer of libvirt."""

@@ -1,0 +1,1 @@
+"""A whole cloud on one machine, with a simulated SEV platform under real services."""

@@ -1,0 +1,1 @@
+"""RabbitMQ in the wire format of OpenStack. The only importer of aio_pika."""

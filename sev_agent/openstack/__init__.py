@@ -1,0 +1,1 @@
+"""Keystone, Glance and Placement over aiohttp."""

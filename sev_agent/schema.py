@@ -1,0 +1,165 @@
+"""The versioned arguments of the RPC methods: what may be asked of a host, and within which bounds."""
+
+import base64
+import binascii
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeVar
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sev_agent.errors import InvalidRequest
+
+VERSION = "1.0"
+
+MAX_USER_DATA = 65535
+"""Bytes of encoded user data, the bound of OpenStack's compute API."""
+
+NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._:@+-]*[A-Za-z0-9._:@+-])?\Z"
+_HOST_NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z"
+_DEVICE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+_MAC_PATTERN = r"^[0-9a-f][02468ace](?::[0-9a-f]{2}){5}\Z"
+
+Identifier = Annotated[UUID, Field(strict=False)]
+"""A UUID; in messages its text."""
+
+Properties = Annotated[
+    dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(max_length=4096)]], Field(max_length=128)
+]
+
+
+class Model(BaseModel):
+    """Frozen, strict about types, and refusing fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Flavor(Model):
+    """The size of an instance, and what it asks of its host. Names as in Nova's ``Flavor`` object."""
+
+    name: str = Field(default="", max_length=255)
+    vcpus: int = Field(ge=1, le=255)
+    memory_mb: int = Field(ge=64, le=16 * 1024 * 1024, description="MiB")
+    root_gb: int = Field(ge=1, le=64 * 1024, description="GiB")
+    extra_specs: Properties = {}
+
+
+class ImageReference(Model):
+    """The image to boot, by its identifier in Glance."""
+
+    id: Identifier
+
+
+class NetworkKind(StrEnum):
+    """How a NIC is connected: not at all, by QEMU's own user network, to a host bridge, to a libvirt network."""
+
+    NONE = "none"
+    USER = "user"
+    BRIDGE = "bridge"
+    NETWORK = "network"
+
+
+class Network(Model):
+    """One NIC. ``source`` is the bridge's or the network's name; ``mac`` is lower case and unicast."""
+
+    type: Annotated[NetworkKind, Field(strict=False)]
+    source: str | None = Field(default=None, pattern=_DEVICE_PATTERN)
+    mac: str | None = Field(default=None, pattern=_MAC_PATTERN)
+
+    @model_validator(mode="after")
+    def _source_belongs_to_kind(self) -> Self:
+        named = self.type in {NetworkKind.BRIDGE, NetworkKind.NETWORK}
+        if named and self.source is None:
+            raise ValueError(f"type '{self.type}' needs the name of its {self.type} in 'source'")
+        if not named and self.source is not None:
+            raise ValueError(f"type '{self.type}' takes no 'source'")
+        if self.type is NetworkKind.NONE and self.mac is not None:
+            raise ValueError("type 'none' takes no 'mac'")
+        return self
+
+
+def _is_base64(value: str) -> str:
+    try:
+        base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"is not base64: {error}") from None
+    return value
+
+
+class Instance(Model):
+    """What a tenant asked for: everything that a host must know to build the guest."""
+
+    uuid: Identifier
+    name: str = Field(min_length=1, max_length=255, pattern=NAME_PATTERN)
+    hostname: str | None = Field(default=None, max_length=253, pattern=_HOST_NAME_PATTERN)
+    project_id: str = Field(default="", max_length=255)
+    user_id: str = Field(default="", max_length=255)
+    flavor: Flavor
+    image: ImageReference
+    networks: tuple[Network, ...] = Field(default=(), max_length=8, strict=False)
+    user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_is_base64)] | None = None
+    public_keys: Properties = {}
+    metadata: Properties = {}
+
+    @property
+    def host_name(self) -> str:
+        """The guest's own name: as asked, or made from ``name`` as Nova makes it."""
+        if self.hostname is not None:
+            return self.hostname
+        kept = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in self.name.lower())
+        return kept.strip("-.")[:63].strip("-.") or f"server-{self.uuid}"
+
+
+class BuildArguments(Model):
+    """``build_and_run_instance``."""
+
+    instance: Instance
+
+
+class InstanceArguments(Model):
+    """``terminate_instance`` and ``get_instance``."""
+
+    instance_uuid: Identifier
+
+
+class ConsoleArguments(Model):
+    """``get_console_output``: the last ``length`` lines, or all that is kept."""
+
+    instance_uuid: Identifier
+    length: int | None = Field(default=None, ge=1, le=100_000)
+
+
+class NoArguments(Model):
+    """``list_instances`` and ``get_host_status``."""
+
+
+Phase = Literal["start", "progress", "end", "error"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], arguments: Any) -> M:
+    """Check ``arguments`` (decoded JSON) against ``model``.
+
+    Raises ``InvalidRequest`` with the path of the first field at fault, the texts of all.
+    """
+    try:
+        return model.model_validate(arguments)
+    except ValidationError as error:
+        faults = [(".".join(str(part) for part in fault["loc"]), fault) for fault in error.errors(include_url=False)]
+        first, fault = faults[0]
+        texts = "; ".join(f"{path}: {fault['msg']}" for path, fault in faults[1:8])
+        more = f"; also {texts}" if texts else ""
+        raise InvalidRequest(
+            f"{fault['msg']}{more}", field=first or "arguments", remedy=_remedy(fault["type"], model, first)
+        ) from None
+
+
+def _remedy(kind: str, model: type[BaseModel], path: str) -> str:
+    match kind:
+        case "missing":
+            return f"add '{path}' to the request"
+        case "extra_forbidden":
+            return f"remove '{path}'; version {VERSION} of {model.__name__} does not know it"
+        case _:
+            return f"correct '{path}' and send the request again"

@@ -1,0 +1,1 @@
+"""The vocabulary of AMD memory encryption: generations, policies, flavor and image rules. Pure."""
