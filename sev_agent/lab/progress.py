@@ -1,0 +1,86 @@
+"""What ``lab up`` and ``lab down`` show while they work."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import Progress as Bars
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sev_agent.lab.service import Say
+
+
+class Progress(Protocol):
+    """Shows steps; several may be open at once."""
+
+    def step(self, name: str) -> AbstractContextManager[Say]:
+        """Open a step; the value takes lines about what it does now. An exception shows it as failed."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say something that belongs to no step."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Say]:  # noqa: ARG002 - the protocol's signature
+        yield lambda _: None
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class OnConsole:
+    """A spinner for each open step on a terminal, a line for each finished one everywhere. Use as a context."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description:<22}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[doing]}", style="dim"),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Say]:
+        bar = self._bars.add_task(name, doing="", total=None)
+        last = ""
+
+        def say(line: str) -> None:
+            nonlocal last
+            last = line
+            self._bars.update(bar, doing=line)
+
+        started = time.monotonic()
+        try:
+            yield say
+        except BaseException:
+            self._line("[red]✗[/]", name, started, last)
+            raise
+        else:
+            self._line("[green]✓[/]", name, started, last)
+        finally:
+            self._bars.remove_task(bar)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+    def _line(self, sign: str, name: str, started: float, last: str) -> None:
+        took = time.monotonic() - started
+        self._console.print(f"{sign} {name:<22} {took:6.1f} s  [dim]{last}[/]", highlight=False, soft_wrap=True)
