@@ -6,10 +6,10 @@ import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sev_agent.errors import SevAgentError
 
@@ -70,7 +70,10 @@ class MessagingSection(Section):
 
 
 class AuthSection(Section):
-    """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only."""
+    """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only.
+
+    ``interface`` and ``region_name`` choose among the catalog's endpoints; ``timeout`` is for one request to Keystone.
+    """
 
     type: Literal["password", "none"] = "password"
     auth_url: Url | None = None
@@ -80,6 +83,8 @@ class AuthSection(Section):
     user_domain_name: str = "Default"
     project_domain_name: str = "Default"
     region_name: str | None = None
+    interface: Literal["public", "internal", "admin"] = "public"
+    timeout: Seconds = 10
 
 
 class ServiceSection(Section):
@@ -148,10 +153,12 @@ class AgentConfig(BaseSettings):
     """Everything that ``sev-agent run`` is told. Read with ``load``."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=_DELIMITER, nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=_DELIMITER,
+        nested_model_default_partial_update=True,
     )
-    _file: ClassVar[Path | None] = None
-
     host: HostSection = Field(default_factory=HostSection)
     hypervisor: HypervisorSection = Field(default_factory=HypervisorSection)
     encryption: EncryptionSection = Field(default_factory=EncryptionSection)
@@ -164,3 +171,75 @@ class AgentConfig(BaseSettings):
     reconciler: ReconcilerSection = Field(default_factory=ReconcilerSection)
     http: HttpSection = Field(default_factory=HttpSection)
     log: LogSection = Field(default_factory=LogSection)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment over what ``load`` read from the file."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
+    """Read the configuration from the TOML file ``path``, overridden by ``SEV_AGENT_<SECTION>__<KEY>`` variables.
+
+    Raises ``ConfigurationError`` that lists every fault with its path: an unreadable file, an unknown key or variable,
+    a value of the wrong type or out of bounds.
+    """
+    values = _read(path)
+    unknown = _unknown_variables(os.environ if environment is None else environment)
+    faults = [f"{name}: no such setting" for name in unknown]
+    try:
+        config = AgentConfig(**values)
+    except ValidationError as error:
+        faults += [_describe(fault) for fault in error.errors(include_url=False, include_input=False)]
+    if faults:
+        raise ConfigurationError(
+            f"{path} cannot be used:\n  " + "\n  ".join(faults),
+            remedy="correct each line; conf/sev-agent.toml documents every key",
+        )
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror}", remedy="give the daemon's file with --config"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}", remedy="correct the syntax") from None
+
+
+def _describe(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    text = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+    return f"{path}: {text}"
+
+
+def variable_names() -> frozenset[str]:
+    """Every environment variable that ``load`` knows, in upper case."""
+    return frozenset(
+        f"{ENVIRONMENT_PREFIX}{section}{_DELIMITER}{key}".upper()
+        for section, field in AgentConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for key in field.annotation.model_fields
+    )
+
+
+_FOREIGN_PREFIXES = (f"{ENVIRONMENT_PREFIX}LAB",)
+"""Variables of the lab's commands, which a daemon inherits from them."""
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    # pydantic-settings ignores a variable that it cannot place: a mistyped one would silently do nothing.
+    known = variable_names()
+    ours = (name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX))
+    return sorted(n for n in ours if n.upper() not in known and not n.upper().startswith(_FOREIGN_PREFIXES))
