@@ -31,7 +31,8 @@ class Service:
     """One process that runs in the foreground until SIGTERM, and how to tell that it works.
 
     ``environment`` is added to a small clean one (``PATH``, ``LANG``, ``HOME``) and to the mark.
-    ``ready`` answers whether the service does its work now; it may raise ``OSError`` to say no.
+    ``port`` must be free on loopback before the start. ``ready`` answers whether the service does its work now; it may
+    raise ``OSError`` to say no.
     ``before_stop`` runs before SIGTERM, within ``stop_timeout``. Times are seconds.
     """
 
@@ -40,6 +41,7 @@ class Service:
     ready: Callable[[], Awaitable[bool]]
     kind: str = ""
     address: str = ""
+    port: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_timeout: float = 60
     before_stop: Callable[[], Awaitable[None]] | None = None

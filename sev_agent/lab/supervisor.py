@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from sev_agent.lab import processes
+from sev_agent.lab.probe import tcp_answers
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress
 from sev_agent.lab.service import LabError, Say, Service, mark
@@ -72,6 +73,11 @@ class Supervisor:
                 say("was running")
                 return
             await self._end_rest(service.name)
+            if service.port is not None and await tcp_answers(service.port):
+                raise ServiceError(
+                    f"port {service.port} of 127.0.0.1, which {service.name} needs, is taken by a stranger",
+                    remedy=f"end it (ss -ltnp 'sport = {service.port}' shows which)",
+                )
             pid = await asyncio.to_thread(self._spawn, service)
             say(f"pid {pid}")
             await self._wait_ready(service, pid, say)

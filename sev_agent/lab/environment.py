@@ -1,0 +1,82 @@
+"""The virtual environment of the OpenStack services: made once for a set of pinned versions, shared by labs."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sev_agent.lab.service import LabError, Say
+
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+_COMPLETE = "complete"
+_KEPT_LINES = 15
+_INSTALL_TIMEOUT = 900.0
+
+
+def key(requirements: bytes, python: str) -> str:
+    """The name of the environment for ``requirements`` under ``python`` (its version and platform)."""
+    return hashlib.sha256(python.encode() + b"\0" + requirements).hexdigest()[:16]
+
+
+async def provide(cache: Path, say: Say) -> Path:
+    """The environment's directory, made below ``cache`` if it is not there.
+
+    Raises ``LabError`` with the installer's last lines. One that was interrupted is made anew; a second lab that
+    wants the same one waits.
+    """
+    python = f"{sys.version_info.major}.{sys.version_info.minor}-{sys.platform}-{os.uname().machine}"
+    home = cache / f"openstack-{key(REQUIREMENTS.read_bytes(), python)}"
+    if (home / _COMPLETE).exists():
+        say("was there")
+        return home
+    with contextlib.ExitStack() as held:
+        say("waiting for another lab that makes it")
+        await asyncio.to_thread(lambda: held.enter_context(_locked(cache / f"{home.name}.lock")))
+        if not (home / _COMPLETE).exists():
+            say("creating")
+            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+            await _run(sys.executable, "-m", "venv", str(home), say=say)
+            pip = (str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input")
+            # The file names the whole set, so there is nothing to resolve.
+            await _run(*pip, "install", "--no-deps", "--requirement", str(REQUIREMENTS), say=say)
+            (home / _COMPLETE).touch()
+        say(str(home))
+    return home
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+async def _run(*command: str, say: Say) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=1024 * 1024,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    try:
+        async with asyncio.timeout(_INSTALL_TIMEOUT):
+            async for line in process.stdout:
+                lines = [*lines, line.decode(errors="replace").rstrip()][-_KEPT_LINES:]
+                say(lines[-1][:100])
+            code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if code != 0:
+        text = "".join(f"\n  {line}" for line in lines)
+        raise LabError(f"'{' '.join(command)}' failed with status {code}:{text}\n")

@@ -1,0 +1,96 @@
+"""What a lab remembers between commands: its ports, its passwords, its hosts. Nothing about processes."""
+
+import secrets
+import socket
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sev_agent.durable import write_durably
+from sev_agent.lab.service import LabError
+
+FILE_NAME = "lab.json"
+
+# Below what Linux gives to outgoing connections (from 32768), so that none of them takes a lab's port by chance.
+_PORTS = range(20_000, 32_000)
+
+
+class HostState(BaseModel):
+    """A compute host of the lab. ``slots`` is how many encrypted guests its platform has room for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    http_port: int
+    slots: int = Field(ge=1)
+
+
+class LabState(BaseModel):
+    """The file ``lab.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ports: dict[str, int]
+    password: str
+    hosts: tuple[HostState, ...] = ()
+    image_id: str | None = None
+
+    @classmethod
+    def load(cls, directory: Path) -> Self | None:
+        """Read the state of the lab at ``directory``; ``None`` where there is none. Blocks on the disk.
+
+        Raises ``LabError`` for a file that is not one.
+        """
+        path = directory / FILE_NAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise LabError(f"{path} cannot be read: {error}", remedy=f"end the lab, then remove {directory}") from None
+
+    @classmethod
+    def create(cls, port_names: Iterable[str]) -> Self:
+        names = tuple(port_names)
+        return cls(ports=dict(zip(names, free_ports(len(names)), strict=True)), password=secrets.token_urlsafe(18))
+
+    def with_hosts(self, count: int, slots: int) -> Self:
+        """The same lab with hosts ``compute-1`` ... ``compute-<count>``; those that are known keep their ports."""
+        known = {host.name: host for host in self.hosts}
+        names = [f"compute-{number}" for number in range(1, count + 1)]
+        ports = iter(free_ports(sum(name not in known for name in names), taken={h.http_port for h in self.hosts}))
+        hosts = tuple(
+            known[name] if name in known else HostState(name=name, http_port=next(ports), slots=slots) for name in names
+        )
+        return self.model_copy(update={"hosts": hosts})
+
+    def save(self, directory: Path) -> None:
+        """Blocks on the disk."""
+        write_durably(directory / FILE_NAME, self.model_dump_json(indent=2).encode() + b"\n")
+
+
+def free_ports(count: int, taken: Iterable[int] = ()) -> tuple[int, ...]:
+    """``count`` different TCP ports that are free on loopback now. Raises ``LabError`` when there are not so many."""
+    excluded = set(taken)
+    found: list[int] = []
+    start = secrets.randbelow(len(_PORTS))
+    with ExitStack() as held:
+        for offset in range(len(_PORTS)):
+            if len(found) == count:
+                return tuple(found)
+            port = _PORTS[(start + offset) % len(_PORTS)]
+            if port not in excluded and _bind(port, held):
+                found.append(port)
+    raise LabError(f"{count} free ports on 127.0.0.1 are not to be had", remedy="end what listens there")
+
+
+def _bind(port: int, held: ExitStack) -> bool:
+    probe = held.enter_context(socket.socket())
+    try:
+        probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
