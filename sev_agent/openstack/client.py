@@ -110,7 +110,7 @@ class ServiceClient:
         while True:
             token = await self._identity.token()
             sent = self._request_headers(token, headers, request_id)
-            async with self._exchange.open(method, url, headers=sent, limits=timeout, **body()) as answer:
+            async with self._exchange.open(method, url, headers=sent, limits=limits, **body()) as answer:
                 if answer.status == 401 and token is not None and not renewed:
                     self._identity.invalidate(token)
                     renewed = True

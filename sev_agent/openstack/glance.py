@@ -176,7 +176,7 @@ class Glance:
     async def upload(self, image_id: UUID, path: Path, *, total_timeout: float) -> None:
         """Send the file at ``path`` as the image's data, in a stream, within ``total_timeout`` seconds.
 
-        Raises ``OSError`` when the file cannot be opened, ``ImageNotFound``, ``ServiceUnavailable``, ``RequestRefused``.
+        Raises ``OSError`` when the file cannot be read, ``ImageNotFound``, ``ServiceUnavailable``, ``RequestRefused``.
         """
         size = (await asyncio.to_thread(path.stat)).st_size
         opened = self._client.open(
