@@ -47,6 +47,7 @@ class HypervisorSection(Section):
     keepalive_interval: int = Field(default=5, ge=1, le=60)
     keepalive_count: int = Field(default=3, ge=1, le=20)
     threads: int = Field(default=8, ge=1, le=64)
+    connect_timeout: Seconds = 10
     call_timeout: Seconds = 60
     reconnect_max: Seconds = 5
 
