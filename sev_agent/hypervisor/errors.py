@@ -112,5 +112,5 @@ def operation_failure(operation: str, name: object, error: libvirt.libvirtError)
 
 
 def text_of(error: libvirt.libvirtError) -> str:
-    """libvirt's own message, on one line."""
+    """The message of libvirt itself, on one line."""
     return " ".join((error.get_error_message() or str(error)).split())

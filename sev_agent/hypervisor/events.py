@@ -56,7 +56,7 @@ class LifecycleNames:
 
     def __init__(self) -> None:
         self._events = {getattr(libvirt, f"VIR_DOMAIN_EVENT_{event.name}"): event for event in _DETAIL_PREFIXES}
-        self._details = {
+        self._details: dict[tuple[Lifecycle, int], str] = {
             (event, value): name.removeprefix(prefix).lower()
             for event, prefix in _DETAIL_PREFIXES.items()
             for name, value in vars(libvirt).items()

@@ -46,7 +46,7 @@ class CallThreads:
         self._pending += 1
         if self._pending > len(self._threads) < self._size:
             self._add_thread()
-        job = _Job(call, self._finished)
+        job: _Job[T] = _Job(call, self._finished)
         self._jobs.put(job)
         try:
             async with asyncio.timeout(limit):

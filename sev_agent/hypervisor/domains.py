@@ -1,0 +1,241 @@
+"""Domains: defined, started, stopped, removed, looked at. Every operation is one trip through a thread."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+import libvirt  # noqa: TID251 - this package is the one that may
+import structlog
+
+from sev_agent.hypervisor.connection import Hypervisor
+from sev_agent.hypervisor.errors import define_failure, operation_failure, start_failure
+from sev_agent.hypervisor.facts import Facts, read_facts
+from sev_agent.sev.generation import Generation
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_UNDEFINE_ANYWHERE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+
+_TEST_DRIVER = "TEST"
+"""libvirt's in-process driver; it knows neither NVRAM nor checkpoints."""
+
+
+class DomainState(StrEnum):
+    """libvirt's states; ``NOSTATE`` is what a driver says that does not know."""
+
+    NOSTATE = "nostate"
+    RUNNING = "running"
+    BLOCKED = "blocked"
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"
+    SHUTOFF = "shutoff"
+    CRASHED = "crashed"
+    PMSUSPENDED = "pmsuspended"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the domain has a QEMU process, and with it memory and, if encrypted, a slot."""
+        return self not in {DomainState.SHUTOFF, DomainState.CRASHED}
+
+
+_STATES = {getattr(libvirt, f"VIR_DOMAIN_{state.name}"): state for state in DomainState}
+
+
+class _Raise(Enum):
+    """The default of what to do about a missing domain."""
+
+    RAISE = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A domain of this host, whoever made it. ``memory_mb`` is MiB; ``generation`` is None if it is not encrypted."""
+
+    uuid: UUID
+    name: str
+    state: DomainState
+    generation: Generation | None
+    vcpus: int
+    memory_mb: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """How long defining and starting took in libvirt, seconds. ``was_running`` if there was nothing to start."""
+
+    define_seconds: float
+    start_seconds: float
+    was_running: bool
+
+
+class Domains:
+    """Operations on the domains of one hypervisor.
+
+    All raise ``HypervisorUnavailable`` while libvirt is away or too slow, ``DomainNotFound`` where a domain is needed
+    and missing, and ``HypervisorError`` for other refusals. Each may be repeated: what is already so is success.
+    """
+
+    def __init__(self, hypervisor: Hypervisor) -> None:
+        self._hypervisor = hypervisor
+
+    async def define(self, xml: str) -> UUID:
+        """Make the domain ``xml`` known to libvirt, or change it. Raises ``DefineRefused``."""
+        return await self._hypervisor.call(lambda connection: UUID(bytes=_define(connection, xml).UUID()))
+
+    async def start(self, uuid: UUID) -> bool:
+        """Whether it had to be started. Raises ``StartFailed``, ``NoSlot``, ``NoMemory``."""
+        return await self._act("start", uuid, _start)
+
+    async def define_and_start(self, xml: str) -> Started:
+        """``define`` and ``start`` in one. After ``StartFailed`` the domain stays defined."""
+        return await self._hypervisor.call(partial(_define_and_start, xml=xml))
+
+    async def shutdown(self, uuid: UUID) -> None:
+        """Press the guest's power button. It ends when its own system wants to, if ever."""
+        await self._act("shut down", uuid, lambda domain: _unless_inactive(domain, domain.shutdown))
+
+    async def destroy(self, uuid: UUID) -> None:
+        """End its QEMU process. A domain that is not running, or not there, is well ended."""
+        await self._act("destroy", uuid, lambda domain: _unless_inactive(domain, domain.destroy), missing=None)
+
+    async def reset(self, uuid: UUID) -> None:
+        """Press the guest's reset button. Not for SEV-ES and SEV-SNP, whose vCPU state cannot be reset."""
+        await self._act("reset", uuid, lambda domain: domain.reset(0))
+
+    async def reboot(self, uuid: UUID) -> None:
+        """Ask the guest's own system to restart."""
+        await self._act("reboot", uuid, lambda domain: domain.reboot(0))
+
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool = False) -> None:
+        """Make libvirt forget it, with snapshots, saved state and, unless kept, NVRAM. A missing one is success."""
+        flags = _UNDEFINE_ANYWHERE
+        if self._hypervisor.link.driver != _TEST_DRIVER:
+            flags |= libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            flags |= libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_nvram else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        await self._act("undefine", uuid, lambda domain: domain.undefineFlags(flags), missing=None)
+
+    async def xml(self, uuid: UUID, *, inactive: bool = False) -> str:
+        """The domain as it runs, or with ``inactive`` as it would start next."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        return await self._act("read", uuid, lambda domain: str(domain.XMLDesc(flags)))
+
+    async def state(self, uuid: UUID) -> DomainState | None:
+        """Its state, or None where libvirt knows no such domain."""
+        return await self._act("look at", uuid, lambda domain: _state(domain.state()[0]), missing=None)
+
+    async def launch_security_info(self, uuid: UUID) -> Mapping[str, Any]:
+        """What the secure processor says of a running guest: ``sev-measurement``, ``sev-policy``, ``sev-api-major``."""
+        return await self._act("ask about launch security", uuid, lambda domain: dict(domain.launchSecurityInfo()))
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """All domains. One libvirt call for all, and one more for each that has changed since the last time."""
+        facts = self._hypervisor.link.facts
+        with facts.reading() as reading:
+            seen = await self._hypervisor.call(partial(_survey, known=facts.known))
+            reading.keep(seen.learnt, {guest.uuid for guest in seen.guests})
+        return seen.guests
+
+    async def _act(
+        self,
+        operation: str,
+        uuid: UUID,
+        action: Callable[[libvirt.virDomain], T],
+        *,
+        missing: T | _Raise = _Raise.RAISE,
+    ) -> T:
+        def look_up_and_act(connection: libvirt.virConnect) -> T:
+            try:
+                return action(connection.lookupByUUID(uuid.bytes))
+            except libvirt.libvirtError as error:
+                if missing is not _Raise.RAISE and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return missing
+                raise operation_failure(operation, uuid, error) from error
+
+        return await self._hypervisor.call(look_up_and_act)
+
+
+# All below runs in a thread, and lets no libvirt object out of it.
+
+
+def _define(connection: libvirt.virConnect, xml: str) -> libvirt.virDomain:
+    try:
+        # Without validation libvirt drops what it does not know, without a word.
+        return connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    except libvirt.libvirtError as error:
+        raise define_failure(error) from error
+
+
+def _start(domain: libvirt.virDomain) -> bool:
+    try:
+        domain.create()
+    except libvirt.libvirtError as error:
+        if domain.isActive():
+            return False
+        raise start_failure(domain.name(), error) from error
+    return True
+
+
+def _define_and_start(connection: libvirt.virConnect, *, xml: str) -> Started:
+    begun = time.monotonic()
+    domain = _define(connection, xml)
+    defined = time.monotonic()
+    was_running = not _start(domain)
+    return Started(define_seconds=defined - begun, start_seconds=time.monotonic() - defined, was_running=was_running)
+
+
+def _unless_inactive(domain: libvirt.virDomain, action: Callable[[], object]) -> None:
+    try:
+        action()
+    except libvirt.libvirtError:
+        if domain.isActive():
+            raise
+
+
+def _state(number: int) -> DomainState:
+    return _STATES.get(number, DomainState.NOSTATE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    guests: tuple[Guest, ...]
+    learnt: Mapping[UUID, Facts]
+
+
+def _survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> _Survey:
+    guests: list[Guest] = []
+    learnt: dict[UUID, Facts] = {}
+    for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
+        uuid = UUID(bytes=domain.UUID())
+        facts = known.get(uuid)
+        if facts is None:
+            facts = _read(domain)
+            if facts is None:
+                continue
+            learnt[uuid] = facts
+        guests.append(
+            Guest(
+                uuid=uuid,
+                name=domain.name(),
+                state=_state(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)),
+                generation=facts.generation,
+                vcpus=facts.vcpus,
+                memory_mb=facts.memory_mb,
+            )
+        )
+    return _Survey(tuple(guests), learnt)
+
+
+def _read(domain: libvirt.virDomain) -> Facts | None:
+    """None if the domain vanished after it was listed."""
+    try:
+        return read_facts(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
