@@ -11,8 +11,9 @@ from uuid import UUID
 import libvirt  # noqa: TID251 - this package is the one that may
 import structlog
 
+from sev_agent.domain.spec import GuestMetadata
 from sev_agent.hypervisor.connection import Hypervisor
-from sev_agent.hypervisor.errors import define_failure, operation_failure, start_failure
+from sev_agent.hypervisor.errors import HypervisorError, define_failure, operation_failure, start_failure, text_of
 from sev_agent.hypervisor.facts import Facts, read_facts
 from sev_agent.sev.generation import Generation
 
@@ -55,12 +56,16 @@ class _Raise(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """A domain of this host, whoever made it. ``memory_mb`` is MiB; ``generation`` is None if it is not encrypted."""
+    """A domain of this host, whoever made it.
+
+    ``generation`` is None if it is not encrypted, ``metadata`` if this agent did not build it. ``memory_mb`` is MiB.
+    """
 
     uuid: UUID
     name: str
     state: DomainState
     generation: Generation | None
+    metadata: GuestMetadata | None
     vcpus: int
     memory_mb: int
 
@@ -210,7 +215,7 @@ class _Survey:
 def _survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> _Survey:
     guests: list[Guest] = []
     learnt: dict[UUID, Facts] = {}
-    for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
+    for domain, stats in _list(connection):
         uuid = UUID(bytes=domain.UUID())
         facts = known.get(uuid)
         if facts is None:
@@ -224,11 +229,21 @@ def _survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> _
                 name=domain.name(),
                 state=_state(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)),
                 generation=facts.generation,
+                metadata=facts.metadata,
                 vcpus=facts.vcpus,
                 memory_mb=facts.memory_mb,
             )
         )
     return _Survey(tuple(guests), learnt)
+
+
+def _list(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, dict[str, Any]]]:
+    try:
+        return connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)  # type: ignore[no-any-return]
+    except libvirt.libvirtError as error:
+        raise HypervisorError(
+            f"cannot list the domains: {text_of(error)}", remedy="look into libvirtd's log"
+        ) from error
 
 
 def _read(domain: libvirt.virDomain) -> Facts | None:
@@ -238,4 +253,4 @@ def _read(domain: libvirt.virDomain) -> Facts | None:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
-        raise
+        raise operation_failure("read", domain.name(), error) from error

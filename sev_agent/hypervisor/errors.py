@@ -85,6 +85,17 @@ _SYMPTOMS = (
 )
 
 
+_HOST_FAULTS = frozenset(
+    {
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_NO_MEMORY,
+        libvirt.VIR_ERR_OPERATION_TIMEOUT,
+        libvirt.VIR_ERR_WRITE_FAILED,
+        libvirt.VIR_ERR_RESOURCE_BUSY,
+    }
+)
+
+
 def start_failure(name: str, error: libvirt.libvirtError) -> StartFailed:
     """The error for a domain ``name`` that did not start."""
     text = text_of(error)
@@ -95,7 +106,12 @@ def start_failure(name: str, error: libvirt.libvirtError) -> StartFailed:
 
 
 def define_failure(error: libvirt.libvirtError) -> HypervisorError:
-    """The error for XML that libvirt did not take."""
+    """The error for a domain that libvirt did not take: its XML's fault, or this host's."""
+    if error.get_error_code() in _HOST_FAULTS:
+        return HypervisorError(
+            f"libvirt cannot store the domain: {text_of(error)}",
+            remedy="look for a full disk or missing permissions below /etc/libvirt, then retry",
+        )
     return DefineRefused(
         f"libvirt refuses the domain: {text_of(error)}",
         remedy="compare flavor and image properties with what this host's libvirt and QEMU support",

@@ -5,13 +5,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from lxml import etree
+import structlog
 
+from sev_agent.domain import launch_security, metadata
+from sev_agent.domain.spec import GuestMetadata
+from sev_agent.domain.xml import DomainXmlInvalid, parse_domain
 from sev_agent.sev.generation import Generation
 
-_ES_POLICY_BIT = 0x4
-
-_UNITS = {"b": 1, "bytes": 1, "KB": 10**3, "K": 2**10, "KiB": 2**10, "M": 2**20, "MiB": 2**20, "G": 2**30, "GiB": 2**30}
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class Facts:
     """The part of a domain's XML that counting needs. ``memory_mb`` is MiB, rounded up."""
 
     generation: Generation | None
+    metadata: GuestMetadata | None
     vcpus: int
     memory_mb: int
 
@@ -69,31 +71,20 @@ class Reading:
 
 
 def read_facts(xml: str) -> Facts:
-    """The facts in a domain's XML as libvirt dumps it. Raises ``ValueError`` when they cannot be found."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+    """The facts in a domain's XML as libvirt dumps it, always in KiB. Raises ``DomainXmlInvalid``.
+
+    Metadata of ours that somebody spoiled makes the domain a foreign one; it still counts.
+    """
+    domain = parse_domain(xml)
     try:
-        domain = etree.fromstring(xml, parser)
-    except etree.XMLSyntaxError as error:
-        raise ValueError(f"the domain's XML cannot be parsed: {error}") from None
-    vcpu = domain.find("vcpu")
-    memory = domain.find("memory")
-    if vcpu is None or memory is None:
-        raise ValueError("the domain's XML has no <vcpu> or no <memory>")
-    size = int(memory.text or "0") * _UNITS[memory.get("unit", "KiB")]
-    return Facts(
-        generation=_generation(domain),
-        vcpus=int(vcpu.get("current") or vcpu.text or "1"),
-        memory_mb=-(-size // 2**20),
-    )
-
-
-def _generation(domain: etree._Element) -> Generation | None:
-    security = domain.find("launchSecurity")
-    match None if security is None else security.get("type"):
-        case "sev-snp":
-            return Generation.SEV_SNP
-        case "sev":
-            policy = int(domain.findtext("launchSecurity/policy", "0"), 0)
-            return Generation.SEV_ES if policy & _ES_POLICY_BIT else Generation.SEV
-        case _:
-            return None
+        vcpu = domain.find("vcpu")
+        vcpus = 1 if vcpu is None else int(vcpu.get("current") or vcpu.text or "1")
+        memory_mb = -(-int(domain.findtext("memory") or "0") // 1024)
+    except ValueError as error:
+        raise DomainXmlInvalid(f"the size of domain {domain.findtext('name')!r} cannot be read: {error}") from None
+    try:
+        known = metadata.read(domain)
+    except DomainXmlInvalid as error:
+        log.warning("hypervisor.metadata.unreadable", domain=domain.findtext("name"), reason=str(error))
+        known = None
+    return Facts(generation=launch_security.read(domain), metadata=known, vcpus=vcpus, memory_mb=memory_mb)

@@ -1,0 +1,109 @@
+"""What the host below can do, as libvirt tells it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt  # noqa: TID251 - this package is the one that may
+from lxml import etree
+
+from sev_agent.config import HypervisorSection
+from sev_agent.hypervisor.connection import Hypervisor
+from sev_agent.hypervisor.errors import HypervisorError, text_of
+
+_ARCHITECTURE = "x86_64"
+_MACHINE = "q35"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SevCapabilities:
+    """libvirt's ``<sev supported='yes'>``.
+
+    ``max_guests`` and ``max_es_guests`` come from the CPU's own ASID ranges; None where this libvirt does not say.
+    """
+
+    cbitpos: int
+    reduced_phys_bits: int
+    max_guests: int | None
+    max_es_guests: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCapabilities:
+    """One reading of the host.
+
+    ``sev`` is None where QEMU and KVM cannot launch encrypted guests. ``sectypes`` are the types of
+    ``<launchSecurity>`` that this libvirt knows here; empty before libvirt 10.5. ``machine`` is what q35 stands for.
+    Versions are ``major.minor.micro``; ``memory_mb`` is all RAM of the host, MiB.
+    """
+
+    sev: SevCapabilities | None
+    sectypes: frozenset[str]
+    machine: str
+    libvirt_version: str
+    emulator_version: str
+    hostname: str
+    cpus: int
+    memory_mb: int
+
+
+async def read(hypervisor: Hypervisor, settings: HypervisorSection) -> HostCapabilities:
+    """Ask libvirt, in one trip. Raises ``HypervisorUnavailable``, and ``HypervisorError`` if the emulator is unusable."""
+    return await hypervisor.call(lambda connection: _read(connection, settings.emulator, settings.virt_type))
+
+
+def _read(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> HostCapabilities:
+    try:
+        xml = connection.getDomainCapabilities(str(emulator), _ARCHITECTURE, _MACHINE, virt_type)
+        _, memory_mb, cpus, *_ = connection.getInfo()
+        versions = connection.getLibVersion(), connection.getVersion()
+        hostname = connection.getHostname()
+    except libvirt.libvirtError as error:
+        raise HypervisorError(
+            f"libvirt tells no capabilities of {emulator} with {virt_type}: {text_of(error)}",
+            remedy="correct hypervisor.emulator and hypervisor.virt_type",
+        ) from error
+    domain = _parse(xml)
+    return HostCapabilities(
+        sev=_sev(domain),
+        sectypes=_sectypes(domain),
+        machine=domain.findtext("machine") or _MACHINE,
+        libvirt_version=_version(versions[0]),
+        emulator_version=_version(versions[1]),
+        hostname=hostname,
+        cpus=cpus,
+        memory_mb=memory_mb,
+    )
+
+
+def _parse(xml: str) -> etree._Element:
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        return etree.fromstring(xml.encode(), parser)
+    except etree.XMLSyntaxError as error:
+        raise HypervisorError(f"libvirt's domain capabilities are not XML: {error}") from error
+
+
+def _sev(capabilities: etree._Element) -> SevCapabilities | None:
+    sev = capabilities.find("features/sev")
+    if sev is None or sev.get("supported") != "yes":
+        return None
+    return SevCapabilities(
+        cbitpos=_number(sev, "cbitpos") or 0,
+        reduced_phys_bits=_number(sev, "reducedPhysBits") or 0,
+        max_guests=_number(sev, "maxGuests"),
+        max_es_guests=_number(sev, "maxESGuests"),
+    )
+
+
+def _number(element: etree._Element, name: str) -> int | None:
+    text = (element.findtext(name) or "").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _sectypes(capabilities: etree._Element) -> frozenset[str]:
+    found = capabilities.iterfind("features/launchSecurity[@supported='yes']/enum[@name='sectype']/value")
+    return frozenset(value.text for value in found if value.text)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,66 @@
+"""The SEV platform as the kernel shows it: module parameters and the misc cgroup's counters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+_PARAMETERS = Path("sys/module/kvm_amd/parameters")
+_MISC = (Path("sys/fs/cgroup"), Path("sys/fs/cgroup/misc"))
+"""The root of cgroup v2, and where v1 is mounted."""
+
+_SIMULATED = Path("SIMULATED")
+_TRUE = frozenset({"1", "Y", "y"})
+"""The kernel writes ``Y`` for a parameter of type bool, ``1`` for the older int."""
+
+_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """One reading of the kernel.
+
+    ``misc_capacity`` and ``misc_current`` are ASIDs by the kernel's keys: ``sev`` for SEV, ``sev_es`` for SEV-ES and
+    SEV-SNP. A kernel without the controller has neither; before 6.5 the root shows no current use.
+    ``simulated`` is true below the root of a simulated platform.
+    """
+
+    sev: bool
+    sev_es: bool
+    sev_snp: bool
+    misc_capacity: Mapping[str, int]
+    misc_current: Mapping[str, int]
+    simulated: bool
+
+
+def read_platform(root: Path) -> Platform:
+    """Read the files below ``root``. Blocks shortly; what is absent or unreadable is as if the kernel lacked it."""
+    return Platform(
+        sev=_is_on(root, "sev"),
+        sev_es=_is_on(root, "sev_es"),
+        sev_snp=_is_on(root, "sev_snp"),
+        misc_capacity=_counters(root, "misc.capacity"),
+        misc_current=_counters(root, "misc.current"),
+        simulated=(root / _SIMULATED).exists(),
+    )
+
+
+def _is_on(root: Path, parameter: str) -> bool:
+    return _text(root / _PARAMETERS / parameter).strip() in _TRUE
+
+
+def _counters(root: Path, name: str) -> Mapping[str, int]:
+    """Lines of ``key number``, as in the kernel's Documentation/admin-guide/cgroup-v2.rst, section Misc."""
+    text = next(filter(None, (_text(root / directory / name) for directory in _MISC)), "")
+    pairs = (line.split() for line in text.splitlines())
+    return MappingProxyType(
+        {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isascii() and pair[1].isdecimal()}
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
