@@ -1,0 +1,44 @@
+"""Machine type, firmware, and what the guest's power events do."""
+
+from sev_agent.domain.element import Element, add
+from sev_agent.domain.spec import DomainSpec
+
+
+def configure_os(spec: DomainSpec, domain: Element) -> None:
+    """Loader and NVRAM by name. libvirt's own choice takes Secure Boot firmware, which needs SMM, for SEV guests."""
+    os = add(domain, "os")
+    add(os, "type", "hvm", arch="x86_64", machine=spec.machine)
+    firmware = spec.firmware
+    add(os, "loader", str(firmware.code), readonly="yes", type="pflash", format=firmware.code_format.value)
+    add(os, "nvram", str(firmware.nvram), template=str(firmware.nvram_template), format=firmware.nvram_format.value)
+    add(os, "smbios", mode="sysinfo")
+
+
+def configure_features(_spec: DomainSpec, domain: Element) -> None:
+    """ACPI and APIC, as UEFI needs. No ``<vmcoreinfo>``: its DMA crashes encrypted guests.
+
+    The VMware port exchanges whole registers with the host, which it cannot see with SEV-ES.
+    """
+    features = add(domain, "features")
+    add(features, "acpi")
+    add(features, "apic")
+    add(features, "vmport", state="off")
+
+
+def configure_clock(_spec: DomainSpec, domain: Element) -> None:
+    """UTC, and Nova's timers."""
+    clock = add(domain, "clock", offset="utc")
+    add(clock, "timer", name="pit", tickpolicy="delay")
+    add(clock, "timer", name="rtc", tickpolicy="catchup")
+    add(clock, "timer", name="hpet", present="no")
+
+
+def configure_events(_spec: DomainSpec, domain: Element) -> None:
+    """A crash ends the domain: restarting it by itself would hide it from the count, and dump what cannot be read."""
+    add(domain, "on_poweroff", "destroy")
+    add(domain, "on_reboot", "restart")
+    add(domain, "on_crash", "destroy")
+    power = add(domain, "pm")
+    # The firmware cannot resume an encrypted guest.
+    add(power, "suspend-to-mem", enabled="no")
+    add(power, "suspend-to-disk", enabled="no")

@@ -1,0 +1,246 @@
+"""The check of a request: the flavor asks for memory encryption, and the image can run encrypted.
+
+The rules are those of Nova's ``get_mem_encryption_constraint``, made stricter: flavor and image must both say yes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sev_agent.sev import image_properties, refusals
+from sev_agent.sev.booleans import read_boolean
+from sev_agent.sev.generation import Generation
+from sev_agent.sev.policy import Policy, default_policy
+from sev_agent.sev.refusals import RequestRefused, Subject
+
+FLAVOR_ENCRYPTION = "hw:mem_encryption"
+IMAGE_ENCRYPTION = "hw_mem_encryption"
+FLAVOR_MODEL = "hw:mem_encryption_model"
+IMAGE_MODEL = "hw_mem_encryption_model"
+FLAVOR_SECURE_BOOT = "os:secure_boot"
+PASSTHROUGH = "pci_passthrough:alias"
+
+OFFERED = (Generation.SEV,)
+"""The generations that a request may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionRequest:
+    """What a flavor and an image together ask of the secure processor."""
+
+    generation: Generation
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the rules look at: a flavor's extra specs and an image's properties."""
+
+    flavor: Mapping[str, str]
+    image: Mapping[str, str]
+
+    def of(self, subject: Subject) -> Mapping[str, str]:
+        return self.flavor if subject is Subject.FLAVOR else self.image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One rule, applied: what it expected of which property, what it found, and what to do where they differ."""
+
+    name: str
+    subject: Subject
+    property_name: str
+    expected: str
+    found: str
+    refusal: RequestRefused | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.refusal is None
+
+    @property
+    def remedy(self) -> str:
+        return (self.refusal.remedy or "") if self.refusal else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule on one property of a flavor or an image. ``check`` raises ``RequestRefused``."""
+
+    name: str
+    subject: Subject
+    property_name: str
+    expected: str
+    check: Callable[[Asked], object]
+
+    def apply(self, asked: Asked) -> Verdict:
+        value = asked.of(self.subject).get(self.property_name)
+        try:
+            self.check(asked)
+        except RequestRefused as refusal:
+            return Verdict(
+                name=self.name,
+                subject=refusal.subject,
+                property_name=refusal.name,
+                expected=refusal.expected,
+                found=refusal.found,
+                refusal=refusal,
+            )
+        return Verdict(
+            name=self.name,
+            subject=self.subject,
+            property_name=self.property_name,
+            expected=self.expected,
+            found="not set" if value is None else repr(value),
+        )
+
+
+def encryption_request(flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str]) -> EncryptionRequest:
+    """What the flavor and the image together ask for. Raises the ``RequestRefused`` of the first rule that fails."""
+    for verdict in judge(flavor_extra_specs, image_properties):
+        if verdict.refusal is not None:
+            raise verdict.refusal
+    generation = _model(Asked(flavor_extra_specs, image_properties))
+    return EncryptionRequest(generation, default_policy(generation))
+
+
+def judge(flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str]) -> tuple[Verdict, ...]:
+    """The verdict of every rule, in the order in which one would mend them."""
+    asked = Asked(flavor_extra_specs, image_properties)
+    return tuple(rule.apply(asked) for rule in RULES)
+
+
+def _flavor_asks(asked: Asked) -> None:
+    flavor = read_boolean(Subject.FLAVOR, asked.flavor, FLAVOR_ENCRYPTION)
+    if flavor:
+        return
+    image = asked.image.get(IMAGE_ENCRYPTION)
+    opposite = flavor is False and _says_yes(Subject.IMAGE, asked.image, IMAGE_ENCRYPTION)
+    refusal = refusals.EncryptionConflict if opposite else refusals.FlavorLacksEncryption
+    raise refusal(
+        Subject.FLAVOR,
+        FLAVOR_ENCRYPTION,
+        expected="true",
+        found=_found(asked.flavor, FLAVOR_ENCRYPTION),
+        reason=f"image property '{IMAGE_ENCRYPTION}' is {image!r}, the opposite" if opposite else None,
+        remedy=Subject.FLAVOR.set_command(FLAVOR_ENCRYPTION, "true"),
+    )
+
+
+def _image_supports(asked: Asked) -> None:
+    image = read_boolean(Subject.IMAGE, asked.image, IMAGE_ENCRYPTION)
+    if image:
+        return
+    flavor = asked.flavor.get(FLAVOR_ENCRYPTION)
+    opposite = image is False and _says_yes(Subject.FLAVOR, asked.flavor, FLAVOR_ENCRYPTION)
+    refusal = refusals.EncryptionConflict if opposite else refusals.ImageLacksEncryption
+    raise refusal(
+        Subject.IMAGE,
+        IMAGE_ENCRYPTION,
+        expected="true",
+        found=_found(asked.image, IMAGE_ENCRYPTION),
+        reason=f"flavor property '{FLAVOR_ENCRYPTION}' is {flavor!r}, the opposite" if opposite else None,
+        remedy=Subject.IMAGE.set_command(IMAGE_ENCRYPTION, "true"),
+    )
+
+
+def _says_yes(subject: Subject, properties: Mapping[str, str], name: str) -> bool:
+    try:
+        return bool(read_boolean(subject, properties, name))
+    except refusals.NotABoolean:
+        return False  # the rule on that property says so
+
+
+def _model(asked: Asked) -> Generation:
+    flavor = _model_of(Subject.FLAVOR, asked.flavor, FLAVOR_MODEL)
+    image = _model_of(Subject.IMAGE, asked.image, IMAGE_MODEL)
+    if flavor is not None and image is not None and flavor is not image:
+        raise refusals.EncryptionConflict(
+            Subject.IMAGE,
+            IMAGE_MODEL,
+            expected=f"{flavor.value!r} as the flavor's '{FLAVOR_MODEL}'",
+            found=repr(image.value),
+            remedy=f"{Subject.IMAGE.set_command(IMAGE_MODEL, flavor.value)}, or change the flavor",
+        )
+    return flavor or image or Generation.SEV
+
+
+def _model_of(subject: Subject, properties: Mapping[str, str], name: str) -> Generation | None:
+    value = properties.get(name)
+    if value is None:
+        return None
+    for generation in OFFERED:
+        if generation.value == value:
+            return generation
+    known = value in set(Generation)
+    raise refusals.ModelUnsupported(
+        subject,
+        name,
+        expected=" or ".join(repr(generation.value) for generation in OFFERED),
+        found=repr(value),
+        reason="this generation is not offered yet" if known else None,
+        remedy=subject.set_command(name, OFFERED[0].value),
+    )
+
+
+def _no_flavor_secure_boot(asked: Asked) -> None:
+    value = asked.flavor.get(FLAVOR_SECURE_BOOT, "disabled")
+    if value not in {"disabled", "optional"}:
+        raise refusals.SecureBootUnsupported(
+            Subject.FLAVOR,
+            FLAVOR_SECURE_BOOT,
+            expected="'disabled', 'optional' or not set",
+            found=repr(value),
+            remedy=Subject.FLAVOR.unset_command(FLAVOR_SECURE_BOOT),
+            reason="the firmware for Secure Boot needs system management mode, which encrypted guests do not have",
+        )
+
+
+def _no_passthrough(asked: Asked) -> None:
+    if (value := asked.flavor.get(PASSTHROUGH)) is not None:
+        raise refusals.PassthroughUnsupported(
+            Subject.FLAVOR,
+            PASSTHROUGH,
+            expected="not set",
+            found=repr(value),
+            remedy=Subject.FLAVOR.unset_command(PASSTHROUGH),
+            reason="a host device cannot read encrypted memory",
+        )
+
+
+def _found(properties: Mapping[str, str], name: str) -> str:
+    value = properties.get(name)
+    return "not set" if value is None else repr(value)
+
+
+def _image_rule(name: str, prop: str, expected: str, check: Callable[[Mapping[str, str]], object]) -> Rule:
+    return Rule(name, Subject.IMAGE, prop, expected, lambda asked: check(asked.image))
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("flavor asks for encryption", Subject.FLAVOR, FLAVOR_ENCRYPTION, "true", _flavor_asks),
+    Rule("image supports encryption", Subject.IMAGE, IMAGE_ENCRYPTION, "true", _image_supports),
+    Rule("generation", Subject.FLAVOR, FLAVOR_MODEL, "'amd-sev' or not set", _model),
+    _image_rule("firmware", image_properties.FIRMWARE_TYPE, "'uefi'", image_properties.firmware_type),
+    _image_rule("machine type", image_properties.MACHINE_TYPE, "'q35' or not set", image_properties.machine_type),
+    _image_rule("CD-ROM bus", image_properties.CDROM_BUS, "'scsi', 'sata' or not set", image_properties.cdrom_bus),
+    _image_rule(
+        "disk bus", image_properties.DISK_BUS, "'scsi', 'virtio', 'sata' or not set", image_properties.disk_bus
+    ),
+    _image_rule("SCSI model", image_properties.SCSI_MODEL, "'virtio-scsi' or not set", image_properties.scsi_model),
+    _image_rule("NIC model", image_properties.VIF_MODEL, "'virtio' or not set", image_properties.check_vif_model),
+    _image_rule(
+        "architecture", image_properties.ARCHITECTURES[0], "'x86_64' or not set", image_properties.check_architecture
+    ),
+    _image_rule(
+        "stateless firmware", image_properties.FIRMWARE_STATELESS, "false or not set", image_properties.check_stateless
+    ),
+    _image_rule(
+        "Secure Boot of the image",
+        image_properties.SECURE_BOOT,
+        "not 'required'",
+        image_properties.check_secure_boot,
+    ),
+    Rule("Secure Boot of the flavor", Subject.FLAVOR, FLAVOR_SECURE_BOOT, "not 'required'", _no_flavor_secure_boot),
+    Rule("host devices", Subject.FLAVOR, PASSTHROUGH, "not set", _no_passthrough),
+)
+"""Every rule, in the order in which one would mend them."""
