@@ -15,28 +15,20 @@ _MACHINE = "q35"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SevCapabilities:
-    """libvirt's ``<sev supported='yes'>``.
-
-    ``max_guests`` and ``max_es_guests`` come from the CPU's own ASID ranges; None where this libvirt does not say.
-    """
-
-    cbitpos: int
-    reduced_phys_bits: int
-    max_guests: int | None
-    max_es_guests: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HostCapabilities:
     """One reading of the host.
 
-    ``sev`` is None where QEMU and KVM cannot launch encrypted guests. ``sectypes`` are the types of
-    ``<launchSecurity>`` that this libvirt knows here; empty before libvirt 10.5. ``machine`` is what q35 stands for.
-    Versions are ``major.minor.micro``; ``memory_mb`` is all RAM of the host, MiB.
+    ``sev`` is whether QEMU and KVM can launch encrypted guests. The largest numbers of guests come from the CPU's own
+    ASID ranges; None where there is no SEV or this libvirt does not say. ``sectypes`` are the types of
+    ``<launchSecurity>`` that libvirt (since 10.5) offers here. ``machine`` is what q35 stands for. Versions are
+    ``major.minor.micro``; ``memory_mb`` is all RAM of the host, MiB.
     """
 
-    sev: SevCapabilities | None
+    sev: bool
+    sev_max_guests: int | None
+    sev_es_max_guests: int | None
+    cbitpos: int | None
+    reduced_phys_bits: int | None
     sectypes: frozenset[str]
     machine: str
     libvirt_version: str
@@ -47,7 +39,7 @@ class HostCapabilities:
 
 
 async def read(hypervisor: Hypervisor, settings: HypervisorSection) -> HostCapabilities:
-    """Ask libvirt, in one trip. Raises ``HypervisorUnavailable``, and ``HypervisorError`` if the emulator is unusable."""
+    """Ask libvirt, in one trip. Raises ``HypervisorUnavailable``; ``HypervisorError`` if the emulator is unusable."""
     return await hypervisor.call(lambda connection: _read(connection, settings.emulator, settings.virt_type))
 
 
@@ -62,11 +54,16 @@ def _read(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> Hos
             f"libvirt tells no capabilities of {emulator} with {virt_type}: {text_of(error)}",
             remedy="correct hypervisor.emulator and hypervisor.virt_type",
         ) from error
-    domain = _parse(xml)
+    answer = _parse(xml)
+    sev = answer.find("features/sev[@supported='yes']")
     return HostCapabilities(
-        sev=_sev(domain),
-        sectypes=_sectypes(domain),
-        machine=domain.findtext("machine") or _MACHINE,
+        sev=sev is not None,
+        sev_max_guests=_number(sev, "maxGuests"),
+        sev_es_max_guests=_number(sev, "maxESGuests"),
+        cbitpos=_number(sev, "cbitpos"),
+        reduced_phys_bits=_number(sev, "reducedPhysBits"),
+        sectypes=_sectypes(answer),
+        machine=answer.findtext("machine") or _MACHINE,
         libvirt_version=_version(versions[0]),
         emulator_version=_version(versions[1]),
         hostname=hostname,
@@ -83,20 +80,8 @@ def _parse(xml: str) -> etree._Element:
         raise HypervisorError(f"libvirt's domain capabilities are not XML: {error}") from error
 
 
-def _sev(capabilities: etree._Element) -> SevCapabilities | None:
-    sev = capabilities.find("features/sev")
-    if sev is None or sev.get("supported") != "yes":
-        return None
-    return SevCapabilities(
-        cbitpos=_number(sev, "cbitpos") or 0,
-        reduced_phys_bits=_number(sev, "reducedPhysBits") or 0,
-        max_guests=_number(sev, "maxGuests"),
-        max_es_guests=_number(sev, "maxESGuests"),
-    )
-
-
-def _number(element: etree._Element, name: str) -> int | None:
-    text = (element.findtext(name) or "").strip()
+def _number(sev: etree._Element | None, name: str) -> int | None:
+    text = "" if sev is None else (sev.findtext(name) or "").strip()
     return int(text) if text.isdecimal() else None
 
 

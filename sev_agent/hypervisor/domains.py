@@ -69,6 +69,10 @@ class Guest:
     vcpus: int
     memory_mb: int
 
+    @property
+    def is_active(self) -> bool:
+        return self.state.is_active
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
@@ -133,6 +137,11 @@ class Domains:
     async def state(self, uuid: UUID) -> DomainState | None:
         """Its state, or None where libvirt knows no such domain."""
         return await self._act("look at", uuid, lambda domain: _state(domain.state()[0]), missing=None)
+
+    async def is_managed(self, uuid: UUID) -> bool:
+        """Whether libvirt knows the domain, and this agent built it."""
+        facts = await self._act("read", uuid, lambda domain: read_facts(domain.XMLDesc()), missing=None)
+        return facts is not None and facts.metadata is not None and facts.metadata.uuid == uuid
 
     async def launch_security_info(self, uuid: UUID) -> Mapping[str, Any]:
         """What the secure processor says of a running guest: ``sev-measurement``, ``sev-policy``, ``sev-api-major``."""

@@ -1,5 +1,6 @@
 """The SEV platform as the kernel shows it: module parameters and the misc cgroup's counters."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def _counters(root: Path, name: str) -> Mapping[str, int]:
     text = next(filter(None, (_text(root / directory / name) for directory in _MISC)), "")
     pairs = (line.split() for line in text.splitlines())
     return MappingProxyType(
-        {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isascii() and pair[1].isdecimal()}
+        {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and re.fullmatch("[0-9]{1,18}", pair[1])}
     )
 
 
