@@ -24,14 +24,19 @@ def key(requirements: bytes, python: str) -> str:
     return hashlib.sha256(python.encode() + b"\0" + requirements).hexdigest()[:16]
 
 
+def location(cache: Path) -> Path:
+    """Where below ``cache`` the environment for this Python is, or will be."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}-{sys.platform}-{os.uname().machine}"
+    return cache / f"openstack-{key(REQUIREMENTS.read_bytes(), python)}"
+
+
 async def provide(cache: Path, say: Say) -> Path:
     """The environment's directory, made below ``cache`` if it is not there.
 
     Raises ``LabError`` with the installer's last lines. One that was interrupted is made anew; a second lab that
     wants the same one waits.
     """
-    python = f"{sys.version_info.major}.{sys.version_info.minor}-{sys.platform}-{os.uname().machine}"
-    home = cache / f"openstack-{key(REQUIREMENTS.read_bytes(), python)}"
+    home = location(cache)
     if (home / _COMPLETE).exists():
         say("was there")
         return home

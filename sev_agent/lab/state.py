@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,13 +20,14 @@ _PORTS = range(20_000, 32_000)
 
 
 class HostState(BaseModel):
-    """A compute host of the lab. ``slots`` is how many encrypted guests its platform has room for."""
+    """A compute host of the lab. ``slots`` is how many encrypted guests a simulated platform has room for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     http_port: int
     slots: int = Field(ge=1)
+    real: bool = False
 
 
 class LabState(BaseModel):
@@ -36,7 +38,8 @@ class LabState(BaseModel):
     ports: dict[str, int]
     password: str
     hosts: tuple[HostState, ...] = ()
-    image_id: str | None = None
+    image_id: UUID | None = None
+    cache: str
 
     @classmethod
     def load(cls, directory: Path) -> Self | None:
@@ -53,17 +56,19 @@ class LabState(BaseModel):
             raise LabError(f"{path} cannot be read: {error}", remedy=f"end the lab, then remove {directory}") from None
 
     @classmethod
-    def create(cls, port_names: Iterable[str]) -> Self:
+    def create(cls, port_names: Iterable[str], cache: Path) -> Self:
         names = tuple(port_names)
-        return cls(ports=dict(zip(names, free_ports(len(names)), strict=True)), password=secrets.token_urlsafe(18))
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        return cls(ports=ports, password=secrets.token_urlsafe(18), cache=str(cache))
 
-    def with_hosts(self, count: int, slots: int) -> Self:
+    def with_hosts(self, count: int, slots: int, *, real: bool = False) -> Self:
         """The same lab with hosts ``compute-1`` ... ``compute-<count>``; those that are known keep their ports."""
         known = {host.name: host for host in self.hosts}
         names = [f"compute-{number}" for number in range(1, count + 1)]
-        ports = iter(free_ports(sum(name not in known for name in names), taken={h.http_port for h in self.hosts}))
+        taken = {*self.ports.values(), *(host.http_port for host in self.hosts)}
+        ports = iter(free_ports(sum(name not in known for name in names), taken))
         hosts = tuple(
-            known[name] if name in known else HostState(name=name, http_port=next(ports), slots=slots) for name in names
+            known.get(name) or HostState(name=name, http_port=next(ports), slots=slots, real=real) for name in names
         )
         return self.model_copy(update={"hosts": hosts})
 

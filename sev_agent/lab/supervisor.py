@@ -20,6 +20,7 @@ from sev_agent.lab.service import LabError, Say, Service, mark
 _POLL = 0.1
 _READY_PROBE = 5.0
 _LEFTOVER_PATIENCE = 5.0
+_SWEEPS = 5
 _LOG_LINES = 25
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -72,7 +73,7 @@ class Supervisor:
             if await self._kept(service):
                 say("was running")
                 return
-            await self._end_rest(service.name)
+            await self.end_marked(service.name)
             if service.port is not None and await tcp_answers(service.port):
                 raise ServiceError(
                     f"port {service.port} of 127.0.0.1, which {service.name} needs, is taken by a stranger",
@@ -96,27 +97,31 @@ class Supervisor:
         """End ``service`` and whatever it left behind; returns the processes ended."""
         leader = await self._leader(service.name)
         if leader is None:
-            return await self._end_rest(service.name)
+            return await self.end_marked(service.name)
         with self._progress.step(service.name) as say:
             say("stopping")
             await self._prepare_stop(service)
             ended = await processes.end(leader, self._directory, patience=service.stop_timeout)
-            rest = await self._end_rest(service.name)
+            rest = await self.end_marked(service.name)
             say(f"ended pid {leader.pid}")
         return [leader, *rest] if ended else rest
 
     async def stop_all(self, services: Sequence[Service]) -> list[MarkedProcess]:
-        """End ``services`` in reverse order, then everything else that carries the lab's mark."""
+        """End ``services`` one by one, the last first."""
         ended: list[MarkedProcess] = []
         for service in reversed(services):
             ended += await self.stop(service)
-        return ended + await self.end_marked()
+        return ended
 
-    async def end_marked(self) -> list[MarkedProcess]:
-        """End everything that carries the lab's mark, also what is started meanwhile by what is being ended."""
+    async def marked(self, service: str | None = None) -> list[MarkedProcess]:
+        """Everything that carries the lab's mark, or the mark of one service."""
+        return await asyncio.to_thread(processes.find, self._directory, service)
+
+    async def end_marked(self, service: str | None = None) -> list[MarkedProcess]:
+        """End everything that carries the mark, also what is started meanwhile by what is being ended."""
         ended: list[MarkedProcess] = []
-        for _ in range(5):
-            left = await asyncio.to_thread(processes.find, self._directory)
+        for _ in range(_SWEEPS):
+            left = await self.marked(service)
             if not left:
                 break
             ended += await processes.end_all(left, self._directory, patience=_LEFTOVER_PATIENCE)
@@ -151,12 +156,7 @@ class Supervisor:
         return True
 
     async def _leader(self, name: str) -> MarkedProcess | None:
-        found = await asyncio.to_thread(processes.find, self._directory, name)
-        return next((process for process in found if process.leader), None)
-
-    async def _end_rest(self, name: str) -> list[MarkedProcess]:
-        rest = await asyncio.to_thread(processes.find, self._directory, name)
-        return await processes.end_all(rest, self._directory, patience=_LEFTOVER_PATIENCE)
+        return next((process for process in await self.marked(name) if process.leader), None)
 
     async def _prepare_stop(self, service: Service) -> None:
         if service.before_stop is None:

@@ -1,0 +1,66 @@
+"""The host daemons of a lab: their configuration, and how they are started."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sev_agent.lab.host import Host
+from sev_agent.lab.openstack import REGION, SERVICE_PROJECT, SERVICE_USER, OpenStack
+from sev_agent.lab.platform.compute_host import ComputeHost, RealHost
+from sev_agent.lab.probe import http_answers
+from sev_agent.lab.service import Service
+
+Sections = Mapping[str, Mapping[str, str | int]]
+
+
+def configuration(host: Host, *, http_port: int, rabbit_url: str, cloud: OpenStack) -> str:
+    """The text of ``sev-agent.toml`` for the daemon of ``host``."""
+    match host:
+        case ComputeHost():
+            # libvirt asks the real processor how many guests it has room for, and finds none.
+            virt_type, limit = "qemu", {"limit": host.slots}
+        case RealHost():
+            virt_type, limit = "kvm", {}
+    return _toml(
+        {
+            "host": {"name": host.name, "state_dir": str(host.directory / "agent")},
+            "hypervisor": {"uri": host.uri, "virt_type": virt_type},
+            "encryption": {"platform_root": str(host.platform_root), **limit},
+            "messaging": {"url": rabbit_url},
+            "auth": {
+                "type": "password",
+                "auth_url": f"{cloud.keystone_url}/v3",
+                "username": SERVICE_USER,
+                "password": cloud.password,
+                "project_name": SERVICE_PROJECT,
+                "region_name": REGION,
+            },
+            "glance": {"endpoint": cloud.glance_url},
+            "placement": {"endpoint": cloud.placement_url},
+            "http": {"host": "127.0.0.1", "port": http_port},
+        }
+    )
+
+
+def service(host: Host, configuration_file: Path, http_port: int) -> Service:
+    """The daemon of ``host``, from the Python that runs the lab."""
+    url = f"http://127.0.0.1:{http_port}"
+    return Service(
+        name=f"agent-{host.name}",
+        kind="host daemon",
+        address=url,
+        command=(sys.executable, "-m", "sev_agent", "run", "--config", str(configuration_file)),
+        port=http_port,
+        ready=lambda: http_answers(f"{url}/readyz"),
+        ready_timeout=60,
+        stop_timeout=45,
+    )
+
+
+def _toml(sections: Sections) -> str:
+    """Strings and whole numbers are written alike in JSON and in TOML."""
+    lines: list[str] = []
+    for section, values in sections.items():
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items()), ""]
+    return "\n".join(lines)

@@ -1,0 +1,298 @@
+"""A whole cloud on one machine: bringing it up, asking how it does, taking it down."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import aiohttp
+
+from sev_agent.durable import write_durably
+from sev_agent.lab import agents, environment, images, openstack, rabbitmq
+from sev_agent.lab.accounts import ADMIN, Accounts
+from sev_agent.lab.host import Host, has_working_sev, host
+from sev_agent.lab.openstack import OpenStack
+from sev_agent.lab.processes import MarkedProcess
+from sev_agent.lab.progress import Progress, Silent
+from sev_agent.lab.service import GUESTS, LabError, Service
+from sev_agent.lab.state import HostState, LabState
+from sev_agent.lab.supervisor import ServiceStatus, Supervisor
+
+DEFAULT_DIRECTORY = Path("/var/lib/sev-agent-lab")
+DEFAULT_SLOTS = 15
+
+# sizeof(sun_path) of a UNIX socket's address; the last byte ends the string.
+_SOCKET_PATH_MAX = 107
+_LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
+
+_OPENRC = """\
+export OS_AUTH_URL={auth_url}
+export OS_IDENTITY_API_VERSION=3
+export OS_USERNAME={user}
+export OS_PASSWORD='{password}'
+export OS_PROJECT_NAME={user}
+export OS_USER_DOMAIN_NAME=Default
+export OS_PROJECT_DOMAIN_NAME=Default
+export OS_REGION_NAME={region}
+export PATH="{tools}:$PATH"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What ``down`` ended, and what of the lab it found left."""
+
+    processes: tuple[MarkedProcess, ...]
+    left: tuple[MarkedProcess, ...]
+    mounts: tuple[str, ...]
+
+
+class Lab:
+    """The lab in one directory. ``cache`` holds what is costly to make, and may be shared by labs.
+
+    The properties need a lab that was brought up once; without one they raise ``LabError``.
+    """
+
+    def __init__(self, directory: Path, *, cache: Path | None = None, progress: Progress | None = None) -> None:
+        self.directory = directory.resolve()
+        self._progress = progress or Silent()
+        self._supervisor = Supervisor(self.directory, self._progress)
+        self._known = LabState.load(self.directory)
+        remembered = Path(self._known.cache) if self._known else None
+        self.cache = (cache or remembered or self.directory / "cache").resolve()
+
+    # What the lab consists of.
+
+    @property
+    def rabbit_url(self) -> str:
+        return f"amqp://{rabbitmq.USER}:{self._state.password}@127.0.0.1:{self._state.ports['rabbitmq']}/"
+
+    @property
+    def keystone_url(self) -> str:
+        return self.cloud.keystone_url
+
+    @property
+    def glance_url(self) -> str:
+        return self.cloud.glance_url
+
+    @property
+    def placement_url(self) -> str:
+        return self.cloud.placement_url
+
+    @property
+    def cloud(self) -> OpenStack:
+        """The OpenStack services, with the passwords and ports that they have in this lab."""
+        return OpenStack(
+            directory=self.directory,
+            environment=environment.location(self.cache),
+            ports=self._state.ports,
+            password=self._state.password,
+        )
+
+    @property
+    def image_id(self) -> UUID:
+        """The guest image in Glance."""
+        if self._state.image_id is None:
+            raise LabError("the lab has no guest image yet", remedy="bring it up with at least one host")
+        return self._state.image_id
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        return tuple(self._host(known) for known in self._state.hosts)
+
+    def host(self, name: str) -> Host:
+        """The host of this name. Raises ``LabError``."""
+        return next((host for host in self.hosts if host.name == name), None) or _no_host(name)
+
+    def http_url(self, host: Host) -> str:
+        """Where the daemon of ``host`` serves health and metrics."""
+        return f"http://127.0.0.1:{self._http_port(host)}"
+
+    def agent_config(self, host: Host) -> Path:
+        """The configuration file for the daemon of ``host``, written anew. Blocks on the disk."""
+        host.directory.mkdir(parents=True, exist_ok=True)
+        path = host.directory / "sev-agent.toml"
+        port = self._http_port(host)
+        text = agents.configuration(host, http_port=port, rabbit_url=self.rabbit_url, cloud=self.cloud)
+        write_durably(path, text.encode())
+        return path
+
+    def log_path(self, name: str) -> Path:
+        return self._supervisor.log_path(name)
+
+    def log_names(self) -> list[str]:
+        """The services that have a log."""
+        return sorted(path.stem for path in (self.directory / "log").glob("*.log"))
+
+    # What is done with it.
+
+    async def up(self, *, hosts: int | None = None, agents: bool = True, slots: int = DEFAULT_SLOTS) -> None:
+        """Bring up what is not up. A lab never shrinks: ``hosts`` below what it has leaves it as it is.
+
+        Raises ``LabError``; what was started until then goes on running, and the next ``up`` continues from there.
+        """
+        check_directory(self.directory)
+        await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
+        await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
+        with self._alone():
+            await self._remember(hosts, slots)
+            with self._progress.step("openstack packages") as say:
+                await environment.provide(self.cache, say)
+            await self._start_services()
+            if self._state.hosts:
+                await self._start_hosts()
+                await self._provide_image()
+            if agents:
+                await self._supervisor.start_side_by_side([self._agent(host) for host in self.hosts])
+
+    async def down(self) -> Ended:
+        """End everything that carries the lab's mark, its services in order. Harmless when nothing runs."""
+        if not self.directory.exists():
+            return Ended(processes=(), left=(), mounts=())
+        with self._alone():
+            ended = await self._end()
+            left = await self._supervisor.marked()
+            mounts = await asyncio.to_thread(mounts_below, self.directory)
+        return Ended(processes=tuple(ended), left=tuple(left), mounts=mounts)
+
+    async def status(self) -> list[ServiceStatus]:
+        """How every service of the lab does now; of a lab that never was, nothing."""
+        if self._known is None:
+            return []
+        return await asyncio.gather(*(self._supervisor.status(service) for service in self._services()))
+
+    # How.
+
+    @property
+    def _state(self) -> LabState:
+        if self._known is None:
+            raise LabError(f"there is no lab in {self.directory}", remedy="bring it up: sev-agent lab up")
+        return self._known
+
+    async def _remember(self, hosts: int | None, slots: int) -> None:
+        state = self._known or LabState.create((*rabbitmq.PORT_NAMES, *openstack.PORT_NAMES), self.cache)
+        real = await has_working_sev()
+        wanted = max(1 if hosts is None else hosts, len(state.hosts))
+        if real and wanted > 1:
+            self._progress.note("this machine has working SEV: it is the one host of the lab, nothing is simulated")
+            wanted = 1
+        state = state.with_hosts(wanted, slots, real=real).model_copy(update={"cache": str(self.cache)})
+        await self._save(state)
+
+    async def _save(self, state: LabState) -> None:
+        self._known = state
+        await asyncio.to_thread(state.save, self.directory)
+
+    async def _start_services(self) -> None:
+        cloud = self.cloud
+        await asyncio.to_thread(rabbitmq.prepare, self.directory, self._state.ports, self._state.password)
+        await asyncio.to_thread(cloud.prepare)
+        await asyncio.to_thread(self._write_openrc)
+        mapper, node = rabbitmq.services(self.directory, self._state.ports)
+        await self._supervisor.start(mapper)
+        await self._supervisor.start_side_by_side([node, cloud.keystone(), cloud.glance(), cloud.placement()])
+        with self._progress.step("accounts"):
+            async with aiohttp.ClientSession() as session:
+                await Accounts(session, cloud).ensure()
+
+    async def _start_hosts(self) -> None:
+        for each in self.hosts:
+            await asyncio.to_thread(each.prepare)
+
+        async def start(each: Host) -> None:
+            for service in each.services():
+                await self._supervisor.start(service)
+
+        async with asyncio.TaskGroup() as group:
+            for each in self.hosts:
+                group.create_task(start(each), name=f"start {each.name}")
+
+    async def _provide_image(self) -> None:
+        from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415
+
+        with self._progress.step("guest image") as say:
+            path = await build_guest_image(self.cache, say)
+            say(f"uploading {path.name}")
+            async with aiohttp.ClientSession() as session:
+                image_id = await images.ensure_guest_image(session, self.cloud, path, self._state.image_id)
+            say(str(image_id))
+        await self._save(self._state.model_copy(update={"image_id": image_id}))
+
+    async def _end(self) -> list[MarkedProcess]:
+        """Daemons first, so that none of them sees its guests or its services vanish; then guests; then the rest."""
+        if self._known is None:
+            return await self._supervisor.end_marked()
+        ended = await self._supervisor.stop_all([self._agent(each, write=False) for each in self.hosts])
+        # While libvirtd is there to note that they are gone.
+        ended += await self._supervisor.end_marked(GUESTS)
+        ended += await self._supervisor.stop_all(self._services())
+        return ended + await self._supervisor.end_marked()
+
+    def _services(self) -> tuple[Service, ...]:
+        """All, in the order in which they are started."""
+        cloud = self.cloud
+        of_hosts = [service for each in self.hosts for service in each.services()]
+        return (
+            *rabbitmq.services(self.directory, self._state.ports),
+            *(cloud.keystone(), cloud.glance(), cloud.placement()),
+            *of_hosts,
+            *(self._agent(each, write=False) for each in self.hosts),
+        )
+
+    def _agent(self, each: Host, *, write: bool = True) -> Service:
+        path = self.agent_config(each) if write else each.directory / "sev-agent.toml"
+        return agents.service(each, path, self._http_port(each))
+
+    def _http_port(self, each: Host) -> int:
+        return next(known.http_port for known in self._state.hosts if known.name == each.name)
+
+    def _host(self, known: HostState) -> Host:
+        return host(known.name, lab=self.directory, slots=known.slots, real=known.real)
+
+    def _write_openrc(self) -> None:
+        text = _OPENRC.format(
+            auth_url=f"{self.keystone_url}/v3",
+            user=ADMIN,
+            password=self._state.password,
+            region=openstack.REGION,
+            tools=self.cloud.environment / "bin",
+        )
+        write_durably(self.directory / "openrc", text.encode())
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other lab commands out of this directory. The lock goes with the process that holds it."""
+        with (self.directory / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LabError(
+                    f"another 'sev-agent lab' command is at work in {self.directory}", remedy="wait until it has ended"
+                ) from None
+            yield
+
+
+def _no_host(name: str) -> Host:
+    raise LabError(f"the lab has no host '{name}'", remedy="see 'sev-agent lab status'")
+
+
+def check_directory(directory: Path) -> None:
+    """Raises ``LabError`` for a directory in which the paths of UNIX sockets would be too long for the kernel."""
+    longest = directory / _LONGEST_SOCKET
+    excess = len(os.fsencode(longest)) - _SOCKET_PATH_MAX
+    if excess > 0:
+        raise LabError(
+            f"{directory} is too long by {excess} bytes: the socket {longest} would pass the limit of 108 bytes",
+            remedy="choose a shorter directory with --dir",
+        )
+
+
+def mounts_below(directory: Path) -> tuple[str, ...]:
+    """The mount points in or below ``directory`` that this process sees. Blocks shortly on /proc."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = (os.fsdecode(line.split()[4].encode().decode("unicode_escape").encode("latin-1")) for line in lines)
+    return tuple(point for point in points if Path(point).is_relative_to(directory))
