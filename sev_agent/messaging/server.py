@@ -1,0 +1,375 @@
+"""The receiving end of RPC: requests from one queue, each handled in a task of its own, journal, then ack."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from pydantic import BaseModel, JsonValue
+
+from sev_agent import schema
+from sev_agent.errors import InvalidRequest, SevAgentError
+from sev_agent.messaging import envelope, topology
+from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
+from sev_agent.messaging.envelope import Arguments, ReplyAddress, Request, RequestContext
+
+log = structlog.stdlib.get_logger(__name__)
+
+_RETRY_FIRST = 0.2
+_RETRY_MAX = 5.0
+_MAX_HEADER = 1000
+UNKNOWN = "unknown"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Outcome(StrEnum):
+    """How a request ended: done, refused by its handler, not understandable, broken by a fault of ours."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    INVALID = "invalid"
+    FAILED = "failed"
+
+
+class UnknownMethod(InvalidRequest):
+    """The queue has no such method."""
+
+    code = "message.unknown_method"
+
+
+class UnsupportedVersion(InvalidRequest):
+    """The caller speaks a version that this host does not."""
+
+    code = "message.unsupported_version"
+
+
+class HandlerFault(SevAgentError):
+    """The host has a fault of its own; its log has the traceback."""
+
+    code = "internal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method(Generic[M]):
+    """A method of a queue. The handler returns as soon as the request is durably written down, or answered.
+
+    It must give the same outcome when the same request comes again: redelivery is part of the protocol.
+    """
+
+    name: str
+    arguments: type[M]
+    handler: Callable[[RequestContext, M], Awaitable[JsonValue]]
+
+
+OnOutcome = Callable[[str, Outcome], None]
+"""Takes the method's name (``unknown`` for none of ours) and how it ended."""
+
+OnRejected = Callable[[RequestContext, str, Arguments | None, SevAgentError], Awaitable[None]]
+"""Takes what is known of a cast that was refused: context, method, arguments as sent, and the reason."""
+
+
+class RpcServer:
+    """Serves ``methods`` from ``queue``, at most ``concurrency`` requests at a time.
+
+    A cast that is refused goes to ``sev_agent.dead`` with the reason in its headers, and ``on_rejected`` is told; a
+    call gets the reason as its reply. A fault of ours fails a call, and lets a cast come again until the queue's
+    delivery limit. ``paused`` says whether to start without a consumer. Times are seconds.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        queue: topology.QueueSpec,
+        methods: Iterable[Method[Any]],
+        max_message_bytes: int,
+        concurrency: int,
+        handler_timeout: float,
+        stop_timeout: float,
+        version: str = schema.VERSION,
+        namespace: str | None = None,
+        paused: bool = False,
+        on_outcome: OnOutcome | None = None,
+        on_rejected: OnRejected | None = None,
+    ) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._methods = {method.name: method for method in methods}
+        self._max_message_bytes = max_message_bytes
+        self._concurrency = concurrency
+        self._handler_timeout = handler_timeout
+        self._stop_timeout = stop_timeout
+        self._version = version
+        self._namespace = namespace
+        self._on_outcome = on_outcome
+        self._on_rejected = on_rejected
+        self._wanted = asyncio.Event()
+        if not paused:
+            self._wanted.set()
+        self._consuming = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._interrupt = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fault: SevAgentError | None = None
+
+    @property
+    def is_consuming(self) -> bool:
+        return self._consuming.is_set()
+
+    @property
+    def fault(self) -> SevAgentError | None:
+        """Why the queue cannot be consumed just now, where that is known."""
+        return self._fault
+
+    async def wait_consuming(self, timeout: float) -> None:
+        """Wait until the broker sees the consumer. Raises ``TimeoutError``."""
+        async with asyncio.timeout(timeout):
+            await self._consuming.wait()
+
+    async def resume(self) -> None:
+        """Consume from now on, as soon as the broker is there."""
+        self._wanted.set()
+
+    async def pause(self) -> None:
+        """Take no more requests; those in hand are finished. Returns when the broker sees no consumer (bounded)."""
+        self._wanted.clear()
+        self._interrupt.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._broker.timeout):
+                await self._idle.wait()
+
+    async def run(self) -> None:
+        """Consume on every link until cancelled; then finish what is in hand, within ``stop_timeout``."""
+        delay = _RETRY_FIRST
+        try:
+            while True:
+                await self._wanted.wait()
+                link = await self._broker.link()
+                try:
+                    await self._serve(link)
+                    self._fault = None
+                    delay = _RETRY_FIRST
+                except SevAgentError as error:
+                    self._fault = error
+                    log.warning("rpc.consume.failed", queue=self._queue.name, error=str(error))
+                    await asyncio.sleep(random.uniform(delay / 2, delay))
+                    delay = min(delay * 2, _RETRY_MAX)
+        finally:
+            await self._abandon()
+
+    async def _serve(self, link: Link) -> None:
+        """Consume until the channel is gone, the broker cancels the consumer, or ``pause`` asks for it."""
+        self._interrupt = interrupt = asyncio.Event()
+        self._idle.clear()
+        try:
+            if not self._wanted.is_set():
+                return
+            channel = await link.channel(prefetch=self._concurrency)
+            channel.close_callbacks.add(lambda *_: interrupt.set())
+            try:
+                with broker_errors(f"consume '{self._queue.name}'"):
+                    underlay = await channel.get_underlay_channel()
+                    # A queue that is deleted, or whose leader moves, ends the consumer and not the channel.
+                    underlay.on_consumer_cancel_callbacks.add(lambda _: interrupt.set())
+                    queue = await self._queue.declare(channel, timeout=self._broker.timeout)
+                    tag = await queue.consume(self._accept, timeout=self._broker.timeout)
+                await self._consume(queue, tag, interrupt)
+            finally:
+                await self._finish(channel)
+        finally:
+            self._idle.set()
+
+    async def _consume(self, queue: AbstractQueue, tag: str, interrupt: asyncio.Event) -> None:
+        self._fault = None
+        self._consuming.set()
+        log.info("rpc.consuming", queue=self._queue.name)
+        try:
+            await interrupt.wait()
+        finally:
+            self._consuming.clear()
+            with contextlib.suppress(BrokerUnavailable), broker_errors("cancel the consumer"):
+                await queue.cancel(tag, timeout=self._broker.timeout)
+            self._idle.set()
+            log.info("rpc.stopped", queue=self._queue.name, in_hand=len(self._tasks))
+
+    async def _finish(self, channel: AbstractChannel) -> None:
+        """Let the requests in hand be acked while their channel lives, then close it."""
+        if self._tasks and not channel.is_closed:
+            await asyncio.wait(self._tasks, timeout=self._stop_timeout)
+        with contextlib.suppress(TimeoutError, BrokerUnavailable), broker_errors("close the channel"):
+            async with asyncio.timeout(self._broker.timeout):
+                await channel.close()
+
+    async def _abandon(self) -> None:
+        for task in self._tasks:
+            log.error("rpc.abandoned", queue=self._queue.name, task=task.get_name())
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._stop_timeout)
+
+    async def _accept(self, incoming: AbstractIncomingMessage) -> None:
+        # This callback is cancelled when the channel goes; the request must not be.
+        task = asyncio.create_task(self._handle(incoming), name=f"rpc:{self._queue.name}:{incoming.delivery_tag}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, incoming: AbstractIncomingMessage) -> None:
+        received = _Received(incoming)
+        try:
+            outcome = await self._answer(received)
+        except BrokerUnavailable as error:
+            # Neither answered nor dead-lettered, so not acked: it comes again.
+            log.warning("rpc.unsettled", queue=self._queue.name, error=str(error))
+            await self._settle(incoming.nack(requeue=True))
+            return
+        log.debug("rpc.done", outcome=outcome)
+        if self._on_outcome is not None:
+            self._on_outcome(received.known_method, outcome)
+
+    async def _answer(self, received: "_Received") -> Outcome:
+        outcome = Outcome.INVALID
+        try:
+            request = received.decode(self._max_message_bytes)
+            structlog.contextvars.bind_contextvars(request_id=request.context.request_id, method=request.method)
+            method = self._method(request)
+            received.known_method = method.name
+            arguments = schema.parse(method.arguments, request.arguments)
+            outcome = Outcome.REJECTED
+            async with asyncio.timeout(self._handler_timeout):
+                result = await method.handler(request.context, arguments)
+            await self._reply(received.reply_to, result=result)
+        except BrokerUnavailable:
+            raise
+        except SevAgentError as error:
+            await self._refuse(received, error)
+            return outcome
+        except Exception:
+            log.exception("rpc.handler.failed", queue=self._queue.name)
+            await self._fail(received)
+            return Outcome.FAILED
+        await self._settle(received.incoming.ack())
+        return Outcome.OK
+
+    def _method(self, request: Request) -> Method[Any]:
+        if request.namespace != self._namespace or not _is_compatible(self._version, request.version):
+            raise UnsupportedVersion(
+                f"version {request.version}, namespace {request.namespace} is not served here",
+                field="version",
+                remedy=f"use version {self._version}, namespace {self._namespace}",
+            )
+        if request.method not in self._methods:
+            raise UnknownMethod(
+                f"queue '{self._queue.name}' has no method '{request.method}'",
+                field="method",
+                remedy=f"use one of {', '.join(sorted(self._methods))}",
+            )
+        return self._methods[request.method]
+
+    async def _refuse(self, received: "_Received", error: SevAgentError) -> None:
+        log.warning("rpc.refused", queue=self._queue.name, code=error.code, error=str(error))
+        if received.reply_to is not None:
+            await self._reply(received.reply_to, error=error)
+        else:
+            await self._dead_letter(received.incoming, error)
+            await self._tell_rejected(received, error)
+        await self._settle(received.incoming.ack())
+
+    async def _fail(self, received: "_Received") -> None:
+        if received.reply_to is not None:
+            fault = HandlerFault("the host failed to handle the request", remedy="look for the request in its log")
+            await self._reply(received.reply_to, error=fault)
+            await self._settle(received.incoming.ack())
+            return
+        # The delivery limit counts attempts; without a pause they would all be used up in the same bad moment.
+        await asyncio.sleep(min(_RETRY_FIRST * 2**received.earlier_deliveries, _RETRY_MAX))
+        await self._settle(received.incoming.nack(requeue=True))
+
+    async def _reply(
+        self, address: ReplyAddress | None, *, result: JsonValue = None, error: SevAgentError | None = None
+    ) -> None:
+        if address is None:
+            return
+        failure = None if error is None else envelope.failure_of(error)
+        body = envelope.encode_reply(envelope.Reply(msg_id=address.msg_id, result=result, failure=failure))
+        try:
+            await self._broker.publish(body, Delivery(exchange="", routing_key=address.queue))
+        except Unroutable:
+            log.info("rpc.reply.dropped", reply_queue=address.queue, reason="the caller is gone")
+
+    async def _dead_letter(self, incoming: AbstractIncomingMessage, error: SevAgentError) -> None:
+        headers = {
+            "x-sev-agent-reason": str(error)[:_MAX_HEADER],
+            "x-sev-agent-code": error.code,
+            "x-sev-agent-field": (error.field or "")[:_MAX_HEADER],
+            "x-original-queue": self._queue.name,
+        }
+        delivery = Delivery(exchange="", routing_key=topology.DEAD_LETTER_QUEUE, headers=headers)
+        try:
+            await self._broker.publish(incoming.body, delivery)
+        except Unroutable:
+            channel = await (await self._broker.link()).channel()
+            with broker_errors("declare the dead-letter queue"):
+                await topology.DEAD_LETTERS.declare(channel, timeout=self._broker.timeout)
+                await channel.close()
+            await self._broker.publish(incoming.body, delivery)
+
+    async def _tell_rejected(self, received: "_Received", error: SevAgentError) -> None:
+        if self._on_rejected is None:
+            return
+        try:
+            async with asyncio.timeout(self._handler_timeout):
+                await self._on_rejected(received.context, received.method, received.arguments, error)
+        except Exception:
+            log.exception("rpc.on_rejected.failed", queue=self._queue.name)
+
+    async def _settle(self, settling: Awaitable[None]) -> None:
+        """Ack or nack; on a channel that is gone the broker delivers again, as it would after a lost ack."""
+        try:
+            with broker_errors("settle the message"):
+                async with asyncio.timeout(self._broker.timeout):
+                    await settling
+        except BrokerUnavailable:
+            log.info("rpc.ack.lost", queue=self._queue.name)
+
+
+class _Received:
+    """A message and what is known of it so far, however little."""
+
+    def __init__(self, incoming: AbstractIncomingMessage) -> None:
+        self.incoming = incoming
+        self.context = RequestContext()
+        self.method = UNKNOWN
+        self.known_method = UNKNOWN
+        self.arguments: Arguments | None = None
+        self.reply_to: ReplyAddress | None = None
+
+    def decode(self, max_bytes: int) -> Request:
+        message = envelope.unpack(self.incoming.body, max_bytes=max_bytes)
+        self.reply_to = envelope.reply_address(message)
+        self.context = envelope.decode_context(message)
+        request = envelope.decode_request(message)
+        self.context = request.context
+        self.method = request.method
+        self.arguments = request.arguments
+        return request
+
+    @property
+    def earlier_deliveries(self) -> int:
+        count = self.incoming.headers.get("x-delivery-count", 0)
+        return count if isinstance(count, int) else 0
+
+
+def _is_compatible(served: str, asked: str) -> bool:
+    """oslo.messaging's rule: the same major number, and no newer minor than served."""
+    try:
+        (major, minor), (asked_major, asked_minor) = (tuple(map(int, v.split("."))) for v in (served, asked))
+    except ValueError:
+        return False
+    return asked_major == major and asked_minor <= minor
