@@ -90,18 +90,26 @@ async def run_bounded(
     loop = asyncio.get_running_loop()
     # The limits are set by prlimit, not by a preexec_fn: that would make CPython fork instead of vfork, which costs
     # milliseconds in a daemon with many pages, and run Python in the child of a threaded process.
-    spawned = loop.subprocess_exec(
-        lambda: _Watch(max_output),
-        *_limits(memory_bytes, cpu_seconds),
-        *argv,
-        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
-        start_new_session=True,
+    spawning = asyncio.ensure_future(
+        loop.subprocess_exec(
+            lambda: _Watch(max_output),
+            *_limits(memory_bytes, cpu_seconds),
+            *argv,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            start_new_session=True,
+        )
     )
     try:
-        transport, watch = await spawned
+        transport, watch = await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        # Cancelled by itself, asyncio would kill the leader alone, and then wait for the children that hold the pipes.
+        await asyncio.wait({spawning})
+        if spawning.exception() is None:
+            await _kill(*spawning.result(), program)
+        raise
     except OSError as error:
         raise _missing(program, error.strerror or str(error)) from error
     try:
@@ -118,7 +126,6 @@ async def run_bounded(
     finally:
         if not watch.closed.is_set():
             await _kill(transport, watch, program)
-        transport.close()
     return _outcome(program, transport.get_returncode(), watch, limited=bool(memory_bytes or cpu_seconds))
 
 
@@ -169,6 +176,7 @@ async def _kill(transport: asyncio.SubprocessTransport, watch: _Watch, program: 
     except TimeoutError:
         # Stuck in the kernel (a dead disk), or a descendant left the group: asyncio reaps the leader when it can.
         log.warning("program.unreaped", program=program, pid=transport.get_pid())
+        transport.close()
 
 
 def _outcome(program: str, returncode: int | None, watch: _Watch, *, limited: bool) -> Completed:

@@ -84,14 +84,15 @@ def domain_spec(
         disk=Disk(path=files.disk, format=files.disk_format, bus=image.disk_bus),
         config_drive=ConfigDrive(path=files.config_drive, bus=image.cdrom_bus),
         scsi_model=image.scsi_model,
-        nics=_nics(instance),
+        nics=nics(instance),
         console_log=files.console_log,
         launch_security=_launch(encryption),
         metadata=_metadata(instance, encryption, platform.creator),
     )
 
 
-def _nics(instance: Instance) -> tuple[Nic, ...]:
+def nics(instance: Instance) -> tuple[Nic, ...]:
+    """The NICs that the guest will see; those of kind ``none`` are not among them."""
     return tuple(
         Nic(kind=network.type, source=network.source, mac=network.mac or derived_mac(instance.uuid, index))
         for index, network in enumerate(instance.networks)

@@ -92,6 +92,12 @@ class Domains:
 
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
+        self._seen: tuple[Guest, ...] = ()
+
+    @property
+    def seen(self) -> tuple[Guest, ...]:
+        """What ``guests`` said the last time it could."""
+        return self._seen
 
     async def define(self, xml: str) -> UUID:
         """Make the domain ``xml`` known to libvirt, or change it. Raises ``DefineRefused``."""
@@ -153,6 +159,7 @@ class Domains:
         with facts.reading() as reading:
             seen = await self._hypervisor.call(partial(_survey, known=facts.known))
             reading.keep(seen.learnt, {guest.uuid for guest in seen.guests})
+        self._seen = seen.guests
         return seen.guests
 
     async def _act(

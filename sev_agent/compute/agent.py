@@ -1,0 +1,301 @@
+"""The host daemon: its parts made and connected, in one place."""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import structlog
+
+from sev_agent import __version__
+from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.announcements import Announcements
+from sev_agent.compute.build import Builder, bases_in_use
+from sev_agent.compute.image_cache import ImageCache
+from sev_agent.compute.instances import Instances
+from sev_agent.compute.inventory import HostProviders
+from sev_agent.compute.methods import query_methods, work_methods
+from sev_agent.compute.reconciler import Reconciler
+from sev_agent.compute.record import RecordStore
+from sev_agent.compute.status import HostStatus
+from sev_agent.config import AgentConfig
+from sev_agent.errors import SevAgentError
+from sev_agent.hypervisor.connection import Hypervisor
+from sev_agent.hypervisor.domains import Domains
+from sev_agent.hypervisor.events import Lifecycle, LifecycleEvent
+from sev_agent.messaging import topology
+from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.envelope import Arguments, RequestContext
+from sev_agent.messaging.notifications import Notifier
+from sev_agent.messaging.server import Outcome, RpcServer
+from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.metrics import Metrics
+from sev_agent.openstack.exchange import RequestObserver
+from sev_agent.openstack.glance import Glance
+from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
+from sev_agent.openstack.placement import Placement
+from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
+
+log = structlog.stdlib.get_logger(__name__)
+
+_HANDLER_SECONDS = 30.0
+_WORK_CONCURRENCY = 32
+_QUERY_CONCURRENCY = 16
+_TASK_STOP_SECONDS = 5.0
+
+_RELEVANT = frozenset(
+    {Lifecycle.STARTED, Lifecycle.STOPPED, Lifecycle.CRASHED, Lifecycle.SHUTDOWN, Lifecycle.UNDEFINED}
+)
+"""Events after which a guest may hold a slot that it did not hold before, or no longer."""
+
+
+async def run_agent(config: AgentConfig) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises what made it stop otherwise."""
+    manager = ServiceManager(os.environ)
+    supervisor = Supervisor(stop_timeout=config.builds.stop_timeout + _TASK_STOP_SECONDS)
+    supervisor.stop_on_signals()
+    log.info("agent.starting", version=__version__, host=config.host.name)
+    async with AsyncExitStack() as closing:
+        session = await closing.enter_async_context(aiohttp.ClientSession())
+        agent = _Agent(config, session, manager)
+        await agent.prepare()
+        agent.start(supervisor)
+        await supervisor.wait()
+
+
+class _Agent:
+    """Everything of one daemon. Arrows between parts that were made earlier and later go through lambdas here."""
+
+    def __init__(self, config: AgentConfig, session: aiohttp.ClientSession, manager: ServiceManager) -> None:
+        self._config = config
+        self._manager = manager
+        host = config.host.name
+        self._metrics = Metrics()
+        self._health = Health(on_ready=self._on_ready)
+        self._store = RecordStore(config.host.state_dir / "instances")
+
+        self._hypervisor_changed = asyncio.Event()
+        self._hypervisor = Hypervisor(config.hypervisor, on_event=self._on_event, on_change=self._on_hypervisor)
+        self._domains = Domains(self._hypervisor)
+
+        on_request = _count_requests(self._metrics)
+        identity = _identity(config, session, on_request)
+        glance = Glance(session, identity, config.glance, on_request=on_request)
+        placement = Placement(session, identity, config.placement, on_request=on_request)
+
+        self._broker = Broker(
+            config.messaging.url.get_secret_value(),
+            connection_name=f"sev-agent {host}",
+            connect_timeout=config.messaging.connect_timeout,
+            reconnect_max=config.messaging.reconnect_max,
+            publish_timeout=config.messaging.publish_timeout,
+            on_change=self._on_broker,
+        )
+        self._announcements = Announcements(Notifier(self._broker, publisher_id=f"sev_agent.{host}"), host)
+
+        self._cache = ImageCache(
+            config.host.state_dir / "images", glance, config.images, in_use=bases_in_use(self._store)
+        )
+        self._accounting = Accounting(
+            placement=placement,
+            providers=HostProviders(placement, host),
+            domains=self._domains,
+            store=self._store,
+            settings=config.placement,
+            in_flight=lambda uuid: self._instances.in_flight(uuid),  # noqa: PLW0108 - made later than this
+            on_seen=lambda uuid, runs: self._instances.observe(uuid, runs=runs),
+        )
+        builder = Builder(
+            store=self._store,
+            glance=glance,
+            cache=self._cache,
+            accounting=self._accounting,
+            domains=self._domains,
+            settings=config.hypervisor,
+        )
+        self._instances = Instances(
+            host=host,
+            store=self._store,
+            builder=builder,
+            accounting=self._accounting,
+            announcements=self._announcements,
+            metrics=self._metrics,
+            settings=config.builds,
+        )
+        self._status = HostStatus(config, self._hypervisor, self._domains, self._health)
+        self._reconciler = Reconciler(
+            accounting=self._accounting,
+            resources=self._status.resources,
+            store=self._store,
+            resume=self._instances.resume,
+            health=self._health,
+            metrics=self._metrics,
+            settings=config.reconciler,
+        )
+        self._work = self._server(
+            topology.work_queue(host, delivery_limit=config.messaging.delivery_limit),
+            work_methods(self._instances),
+            concurrency=_WORK_CONCURRENCY,
+            paused=True,
+        )
+        self._queries = self._server(
+            topology.query_queue(host),
+            query_methods(self._instances, self._store, self._status.report),
+            concurrency=_QUERY_CONCURRENCY,
+        )
+        self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
+        self._observe()
+
+    async def prepare(self) -> None:
+        """Open what is on disk. Raises ``OSError`` where the state directory cannot be used."""
+        await asyncio.to_thread(self._store.open)
+        await self._cache.prepare()
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Start every part; they are stopped in the reverse order: the queues first, the connections last."""
+        parts = {
+            "hypervisor": self._hypervisor.run(),
+            "broker": self._broker.run(),
+            "announcements": self._announcements.run(),
+            "http": self._http.run(),
+            "accounting": self._accounting.run(),
+            "instances": self._instances.run(),
+            "reconciler": self._reconciler.run(),
+            "rpc-queries": self._queries.run(),
+            "rpc-work": self._work.run(),
+            "work-gate": self._gate(),
+            "watchdog": feed_watchdog(self._manager, self._is_alive),
+        }
+        for name, work in parts.items():
+            supervisor.start(name, work)
+
+    def _server(self, queue: topology.QueueSpec, methods: Any, *, concurrency: int, paused: bool = False) -> RpcServer:
+        return RpcServer(
+            self._broker,
+            queue=queue,
+            methods=methods,
+            max_message_bytes=self._config.messaging.max_message_bytes,
+            concurrency=concurrency,
+            handler_timeout=_HANDLER_SECONDS,
+            stop_timeout=_TASK_STOP_SECONDS,
+            paused=paused,
+            on_outcome=self._on_outcome,
+            on_rejected=self._on_rejected,
+        )
+
+    async def _gate(self) -> None:
+        """Take work only while libvirt is there: without a consumer, the broker itself knows that this host is not."""
+        try:
+            while True:
+                await self._hypervisor_changed.wait()
+                self._hypervisor_changed.clear()
+                if self._hypervisor.is_up:
+                    await self._work.resume()
+                else:
+                    await self._work.pause()
+        finally:
+            await self._work.pause()
+
+    def _on_hypervisor(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        self._hypervisor_changed.set()
+        if is_up:
+            self._health.up(Dependency.LIBVIRT)
+            # What happened while nobody listened is found by looking at the whole.
+            self._status.forget()
+            self._reconciler.soon()
+            self._instances.resume()
+        else:
+            self._health.down(Dependency.LIBVIRT, self._hypervisor.reason or "not connected")
+
+    def _on_event(self, event: LifecycleEvent) -> None:
+        log.debug("hypervisor.event", instance_uuid=str(event.uuid), event_name=event.event, detail=event.detail)
+        if event.event in _RELEVANT:
+            self._accounting.mark(event.uuid)
+
+    def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        if is_up:
+            self._health.up(Dependency.BROKER)
+        else:
+            self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
+
+    def _on_ready(self, ready: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        if ready:
+            log.info("agent.ready", host=self._config.host.name)
+            self._manager.notify(READY=1, STATUS="ready")
+        else:
+            reasons = [f"{name}: {c.reason}" for name, c in self._health.conditions.items() if not c.up]
+            self._manager.notify(STATUS="not ready: " + "; ".join(reasons).replace("\n", " "))
+
+    def _on_outcome(self, method: str, outcome: Outcome) -> None:
+        self._metrics.requests.labels(method, outcome.value).inc()
+
+    async def _on_rejected(
+        self, context: RequestContext, method: str, arguments: Arguments | None, error: SevAgentError
+    ) -> None:
+        if method != "build_and_run_instance":
+            return
+        instance = (arguments or {}).get("instance")
+        uuid = instance.get("uuid") if isinstance(instance, dict) else None
+        self._announcements.refused(uuid if isinstance(uuid, str) else None, context.request_id, error)
+        self._metrics.builds.labels("refused", error.code).inc()
+
+    def _is_alive(self) -> bool:
+        """Whether libvirt's event thread turns; that this is asked at all shows that the loop does."""
+        return self._hypervisor.thread_alive
+
+    def _observe(self) -> None:
+        metrics, health = self._metrics, self._health
+        metrics.observe(
+            "sev_agent_dependency_up",
+            "Whether libvirt, the broker and Placement can be used.",
+            ("dependency",),
+            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
+        )
+        metrics.observe("sev_agent_ready", "Whether /readyz says yes.", (), lambda: [((), float(health.is_ready))])
+        metrics.observe(
+            "sev_agent_slots_total",
+            "Encryption slots of this host, by generation.",
+            ("generation",),
+            self._status.slots_total,
+        )
+        metrics.observe(
+            "sev_agent_slots_used",
+            "Encryption slots in use, as last written to or read from Placement, by generation.",
+            ("generation",),
+            self._accounting.slots_used,
+        )
+        metrics.observe(
+            "sev_agent_domains",
+            "Domains that libvirt has, as last seen, by state and by whether they are encrypted.",
+            ("state", "encrypted"),
+            self._status.domains,
+        )
+        metrics.observe(
+            "sev_agent_instances",
+            "Instances of this host, by state.",
+            ("state",),
+            self._instances.by_state,
+        )
+        metrics.observe(
+            "sev_agent_notifications_waiting",
+            "Notifications that the broker has not taken yet.",
+            (),
+            lambda: [((), float(self._announcements.waiting))],
+        )
+
+
+def _identity(config: AgentConfig, session: aiohttp.ClientSession, on_request: RequestObserver) -> Identity:
+    match config.auth.type:
+        case "none":
+            return NoIdentity()
+        case "password":
+            return KeystoneIdentity(session, config.auth, on_request=on_request)
+
+
+def _count_requests(metrics: Metrics) -> RequestObserver:
+    def count(service: str, method: str, status: int, seconds: float) -> None:
+        metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
+
+    return count

@@ -1,0 +1,108 @@
+"""What this host tells the world: notifications, queued in order and sent by one task."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from sev_agent.compute.record import Record
+from sev_agent.errors import SevAgentError, Unavailable
+from sev_agent.messaging.envelope import Notification, Priority, RequestContext
+from sev_agent.messaging.notifications import Notifier
+from sev_agent.schema import Phase
+
+log = structlog.stdlib.get_logger(__name__)
+
+MAX_WAITING: Final = 10_000
+"""Notifications kept while the broker is away; beyond it the oldest go, with a log line each."""
+
+_RETRY_SECONDS = 1.0
+_FLUSH_SECONDS = 2.0
+
+
+class Announcements:
+    """Takes notifications at once, and sends them as the broker takes them, in order."""
+
+    def __init__(self, notifier: Notifier, host: str) -> None:
+        self._notifier = notifier
+        self._host = host
+        self._waiting: asyncio.Queue[Notification] = asyncio.Queue(MAX_WAITING)
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting.qsize()
+
+    async def run(self) -> None:
+        """Send until cancelled; then send what is left, within two seconds."""
+        try:
+            while True:
+                await self._send(await self._waiting.get())
+        finally:
+            try:
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    while not self._waiting.empty():
+                        await self._notifier.send(self._waiting.get_nowait())
+            except (SevAgentError, TimeoutError) as error:
+                log.warning("announcements.unsent", left=self.waiting, error=str(error))
+
+    def create(self, record: Record, phase: Phase, **details: Any) -> None:
+        """``sev.instance.create.<phase>``."""
+        self._about(record, "create", phase, details)
+
+    def delete(self, record: Record, phase: Phase, **details: Any) -> None:
+        """``sev.instance.delete.<phase>``."""
+        self._about(record, "delete", phase, details)
+
+    def deleted(self, uuid: UUID, request_id: str) -> None:
+        """``sev.instance.delete.end`` for an instance that this host does not have any more."""
+        self._put("sev.instance.delete.end", {"instance_uuid": str(uuid), "state": "deleted"}, request_id)
+
+    def refused(self, uuid: str | None, request_id: str, error: SevAgentError) -> None:
+        """``sev.instance.create.error`` for a build that was never accepted."""
+        fault = {"code": error.code, "message": error.message, "field": error.field, "remedy": error.remedy}
+        payload = {"instance_uuid": uuid, "state": "refused", "fault": fault}
+        self._put("sev.instance.create.error", payload, request_id, Priority.ERROR)
+
+    def host(self, what: str, details: Mapping[str, Any]) -> None:
+        """``sev.host.<what>``."""
+        self._put(f"sev.host.{what}", details, None)
+
+    def _about(self, record: Record, action: str, phase: Phase, details: Mapping[str, Any]) -> None:
+        payload = {
+            "instance_uuid": str(record.uuid),
+            "name": record.instance.name,
+            "project_id": record.instance.project_id,
+            "state": record.state.value,
+            "generation": record.generation.value if record.generation else None,
+            "fault": record.fault.model_dump(mode="json") if record.fault else None,
+            **details,
+        }
+        priority = Priority.ERROR if phase == "error" else Priority.INFO
+        self._put(f"sev.instance.{action}.{phase}", payload, record.request_id, priority)
+
+    def _put(
+        self, event_type: str, payload: Mapping[str, Any], request_id: str | None, priority: Priority = Priority.INFO
+    ) -> None:
+        context = RequestContext(request_id=request_id) if request_id else RequestContext()
+        notification = Notification(
+            event_type=event_type,
+            payload={"host": self._host, **payload},
+            publisher_id=f"sev_agent.{self._host}",
+            priority=priority,
+            context=context,
+        )
+        if self._waiting.full():
+            lost = self._waiting.get_nowait()
+            log.error("announcements.dropped", event_type=lost.event_type, message_id=lost.message_id)
+        self._waiting.put_nowait(notification)
+
+    async def _send(self, notification: Notification) -> None:
+        while True:
+            try:
+                await self._notifier.send(notification)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return

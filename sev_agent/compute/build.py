@@ -1,0 +1,187 @@
+"""From an accepted request to a running guest, in steps that can each be run again."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+
+from sev_agent import __version__
+from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.config_drive import write_config_drive
+from sev_agent.compute.disk import create_disk
+from sev_agent.compute.firmware_files import create_nvram
+from sev_agent.compute.image_cache import CachedImage, ImageCache
+from sev_agent.compute.image_inspection import check_declared, check_fits
+from sev_agent.compute.progress import Progress, Step
+from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
+from sev_agent.config import HypervisorSection
+from sev_agent.domain.builder import build_domain
+from sev_agent.domain.firmware import FirmwareChoice, choose_firmware
+from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec, nics
+from sev_agent.domain.reading import read_metadata
+from sev_agent.domain.spec import VirtType
+from sev_agent.hypervisor.domains import Domains
+from sev_agent.hypervisor.errors import DomainNotFound
+from sev_agent.hypervisor.firmware_descriptors import descriptors
+from sev_agent.openstack.glance import Glance, Image
+from sev_agent.sev.image_properties import ImageProperties
+from sev_agent.sev.rules import EncryptionRequest, encryption_request
+from sev_agent.uninterrupted import in_thread, uninterrupted
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Builder:
+    """Builds guests, and undoes what a failed build or a deletion leaves."""
+
+    def __init__(
+        self,
+        *,
+        store: RecordStore,
+        glance: Glance,
+        cache: ImageCache,
+        accounting: Accounting,
+        domains: Domains,
+        settings: HypervisorSection,
+    ) -> None:
+        self._store = store
+        self._glance = glance
+        self._cache = cache
+        self._accounting = accounting
+        self._domains = domains
+        self._settings = settings
+
+    async def build(self, record: Record, progress: Progress, *, resumed: bool) -> Record:
+        """Bring the guest of ``record`` up, and return its record as ``ACTIVE`` and saved.
+
+        Raises what the first failing step raises; nothing is undone here. A ``resumed`` build takes up what an
+        earlier run of the daemon left, a guest that runs already included.
+        """
+        if resumed and await self._runs_already(record):
+            await self._accounting.claim(record)
+        else:
+            record = await self._bring_up(record, progress)
+        return await self._save(record.with_(state=State.ACTIVE))
+
+    async def undo(self, record: Record) -> None:
+        """Remove all that was made for ``record``: domain, files, allocation. Repeatable.
+
+        Raises ``Unavailable`` when libvirt or Placement cannot be asked; then it must be called again.
+        """
+        # A request may name the UUID of a domain that is not ours: that one is never touched.
+        if await self._is_ours(record):
+            await self._domains.destroy(record.uuid)
+            await self._domains.undefine(record.uuid)
+        await in_thread(self._store.remove_files, record.uuid)
+        await self._accounting.release(record.uuid)
+
+    async def _runs_already(self, record: Record) -> bool:
+        if record.generation is None or not await self._is_ours(record):
+            return False
+        state = await self._domains.state(record.uuid)
+        return state is not None and state.is_active
+
+    async def _bring_up(self, record: Record, progress: Progress) -> Record:
+        instance, files = record.instance, self._store.files(record.uuid)
+        with progress.step(Step.IMAGE):
+            image = await self._glance.get_image(instance.image.id)
+            encryption = encryption_request(instance.flavor.extra_specs, image.properties)
+            properties = ImageProperties.read(image.properties)
+            check_declared(image, instance.flavor)
+        record = record.with_(generation=encryption.generation)
+        async with AsyncExitStack() as lease:
+            try:
+                async with asyncio.TaskGroup() as side_by_side:
+                    # The claim waits for the network, the files for the disk: neither waits for the other.
+                    side_by_side.create_task(self._claim(record, progress), name=f"claim-{record.uuid}")
+                    side_by_side.create_task(self._config_drive(record, files, progress), name=f"drive-{record.uuid}")
+                    firmware = side_by_side.create_task(
+                        self._firmware(encryption, properties, files, progress), name=f"firmware-{record.uuid}"
+                    )
+                    saved = side_by_side.create_task(
+                        self._disk(record, image, files, lease, progress), name=f"disk-{record.uuid}"
+                    )
+            except BaseExceptionGroup as group:
+                _raise_first(group)
+            record = saved.result().with_(firmware=firmware.result().code)
+            with progress.step(Step.START):
+                xml = self._domain(record, properties, encryption, firmware.result())
+                await uninterrupted(self._domains.define_and_start(xml))
+        return record
+
+    async def _claim(self, record: Record, progress: Progress) -> None:
+        with progress.step(Step.CLAIM):
+            # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.
+            await uninterrupted(self._accounting.claim(record))
+
+    async def _disk(
+        self, record: Record, image: Image, files: InstanceFiles, lease: AsyncExitStack, progress: Progress
+    ) -> Record:
+        with progress.step(Step.CACHE):
+            base: CachedImage = await lease.enter_async_context(self._cache.acquire(image))
+            check_fits(base.virtual_size, image, record.instance.flavor)
+            # The journal names the base before a disk leans on it, so that it is never evicted from under one.
+            record = await self._save(record.with_(base_image=base.path))
+        with progress.step(Step.DISK):
+            await create_disk(files.disk, base, record.instance.flavor.root_gb)
+        return record
+
+    async def _config_drive(self, record: Record, files: InstanceFiles, progress: Progress) -> None:
+        with progress.step(Step.CONFIG_DRIVE):
+            macs = [nic.mac for nic in nics(record.instance)]
+            await uninterrupted(write_config_drive(files.config_drive, record.instance, macs))
+
+    async def _firmware(
+        self, encryption: EncryptionRequest, properties: ImageProperties, files: InstanceFiles, progress: Progress
+    ) -> FirmwareChoice:
+        with progress.step(Step.FIRMWARE):
+            found = await asyncio.to_thread(descriptors, self._settings.firmware_dirs)
+            choice = choose_firmware(found, encryption.generation, machine=properties.machine_type)
+            await uninterrupted(create_nvram(choice.nvram_template, files.nvram))
+            return choice
+
+    def _domain(
+        self, record: Record, image: ImageProperties, encryption: EncryptionRequest, firmware: FirmwareChoice
+    ) -> str:
+        paths = self._store.files(record.uuid)
+        spec = domain_spec(
+            record.instance,
+            image=image,
+            encryption=encryption,
+            files=GuestFiles(
+                disk=paths.disk, config_drive=paths.config_drive, nvram=paths.nvram, console_log=paths.console_log
+            ),
+            firmware=firmware,
+            platform=HostPlatform(
+                virt_type=VirtType(self._settings.virt_type),
+                emulator=self._settings.emulator,
+                creator=f"sev-agent {__version__}",
+            ),
+        )
+        return build_domain(spec)
+
+    async def _is_ours(self, record: Record) -> bool:
+        """Whether libvirt has a domain of this UUID that this project built."""
+        try:
+            return read_metadata(await self._domains.xml(record.uuid)) is not None
+        except DomainNotFound:
+            return False
+
+    async def _save(self, record: Record) -> Record:
+        await in_thread(self._store.save, record)
+        return record
+
+
+def bases_in_use(store: RecordStore) -> Callable[[], set[Path]]:
+    """What the image cache must keep: the images below the disks of every instance that still has one."""
+    return lambda: {record.base_image for record in store if record.base_image is not None and record.state.has_files}
+
+
+def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    raise error from None

@@ -1,0 +1,77 @@
+"""What a host can be asked over RabbitMQ: its RPC methods."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from sev_agent import schema
+from sev_agent.compute.instances import Instances
+from sev_agent.compute.record import RecordStore
+from sev_agent.messaging.envelope import RequestContext
+from sev_agent.messaging.server import Method
+
+_MAX_CONSOLE_BYTES = 512 * 1024
+
+
+def work_methods(instances: Instances) -> tuple[Method[Any], ...]:
+    """The methods of the work queue: each returns once the request is in the journal."""
+
+    async def build(context: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
+        record = await instances.build(arguments.instance, context.request_id)
+        return {"uuid": str(record.uuid), "state": record.state.value}
+
+    async def terminate(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        await instances.terminate(arguments.instance_uuid, context.request_id)
+        return None
+
+    return (
+        Method(name="build_and_run_instance", arguments=schema.BuildArguments, handler=build),
+        Method(name="terminate_instance", arguments=schema.InstanceArguments, handler=terminate),
+    )
+
+
+def query_methods(
+    instances: Instances, store: RecordStore, host_status: Callable[[], Awaitable[dict[str, Any]]]
+) -> tuple[Method[Any], ...]:
+    """The methods of the query queue: they change nothing, and work while the hypervisor is away."""
+
+    async def get_instance(_: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        return instances.view(arguments.instance_uuid)
+
+    async def list_instances(_: RequestContext, __: schema.NoArguments) -> JsonValue:
+        return list(instances.views())
+
+    async def get_host_status(_: RequestContext, __: schema.NoArguments) -> JsonValue:
+        return await host_status()
+
+    async def get_console_output(_: RequestContext, arguments: schema.ConsoleArguments) -> JsonValue:
+        instances.view(arguments.instance_uuid)
+        path = store.files(arguments.instance_uuid).console_log
+        return await asyncio.to_thread(tail, path, arguments.length)
+
+    return (
+        Method(name="get_instance", arguments=schema.InstanceArguments, handler=get_instance),
+        Method(name="list_instances", arguments=schema.NoArguments, handler=list_instances),
+        Method(name="get_host_status", arguments=schema.NoArguments, handler=get_host_status),
+        Method(name="get_console_output", arguments=schema.ConsoleArguments, handler=get_console_output),
+    )
+
+
+def tail(path: Path, lines: int | None) -> str:
+    """The last ``lines`` lines of a guest's console (all without), of its last 512 KiB; empty where there is none.
+
+    What a guest prints is anybody's bytes: what is not UTF-8 is replaced.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _MAX_CONSOLE_BYTES))
+            text = file.read(_MAX_CONSOLE_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    if lines is None:
+        return text
+    return "".join(text.splitlines(keepends=True)[-lines:])

@@ -1,0 +1,102 @@
+"""The minutely comparison of what runs with what Placement counts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from sev_agent.compute.accounting import Accounting, Reconciliation
+from sev_agent.compute.inventory import HostResources
+from sev_agent.compute.record import RecordStore
+from sev_agent.config import ReconcilerSection
+from sev_agent.errors import SevAgentError
+from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.metrics import Metrics
+from sev_agent.uninterrupted import in_thread
+
+log = structlog.stdlib.get_logger(__name__)
+
+_JOB: Final = "reconcile"
+_RETRY_SECONDS: Final = 3.0
+_MEMORY_OF_DELETED: Final = timedelta(days=1)
+
+
+class Reconciler:
+    """Runs the comparison at start, every minute, and soon again after one that failed; never two at once."""
+
+    def __init__(
+        self,
+        *,
+        accounting: Accounting,
+        resources: Callable[[], Awaitable[HostResources]],
+        store: RecordStore,
+        resume: Callable[[], None],
+        health: Health,
+        metrics: Metrics,
+        settings: ReconcilerSection,
+    ) -> None:
+        self._accounting = accounting
+        self._resources = resources
+        self._store = store
+        self._resume = resume
+        self._health = health
+        self._metrics = metrics
+        self._settings = settings
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._running = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Keep the job going until cancelled."""
+        self._scheduler.add_job(
+            self._tick,
+            IntervalTrigger(
+                seconds=max(1, round(self._settings.interval)), jitter=round(self._settings.jitter) or None
+            ),
+            id=_JOB,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=None,
+        )
+        self._scheduler.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._scheduler.shutdown(wait=False)
+
+    def soon(self, *, after: float = 0) -> None:
+        """Move the next run forward to ``after`` seconds from now; the minutely rhythm starts from there."""
+        if self._scheduler.get_job(_JOB) is not None:
+            self._scheduler.modify_job(_JOB, next_run_time=datetime.now(UTC) + timedelta(seconds=after))
+
+    async def _tick(self) -> None:
+        async with self._running:
+            try:
+                outcome = await self._accounting.reconcile(await self._resources())
+            except SevAgentError as error:
+                log.warning("reconciliation.failed", code=error.code, error=str(error))
+                self._metrics.reconciliations.labels("failed").inc()
+                if not isinstance(error, HypervisorUnavailable):
+                    self._health.down(Dependency.PLACEMENT, str(error))
+                self.soon(after=_RETRY_SECONDS)
+                return
+            self._note(outcome)
+            self._resume()
+            await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
+
+    def _note(self, outcome: Reconciliation) -> None:
+        self._health.up(Dependency.PLACEMENT)
+        self._metrics.reconciliations.labels("clean" if outcome.is_clean else "repaired").inc()
+        self._metrics.differences.inc(len(outcome.differences))
+        self._metrics.reconciled_at.set_to_current_time()
+        for difference in outcome.differences:
+            log.warning(
+                "reconciliation.difference",
+                instance_uuid=str(difference.consumer),
+                held={str(provider): dict(amounts) for provider, amounts in difference.held.items()},
+                wanted={str(provider): dict(amounts) for provider, amounts in difference.wanted.items()},
+            )

@@ -1,0 +1,249 @@
+"""The journal of a host: one durable record for each instance, from its acceptance to its removal."""
+
+import json
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sev_agent.durable import sync_directory, write_durably
+from sev_agent.errors import Conflict, SevAgentError
+from sev_agent.schema import Instance
+from sev_agent.sev.generation import Generation
+
+log = structlog.stdlib.get_logger(__name__)
+
+_FORMAT = 1
+_MAX_RECORD_BYTES = 4 * 1024 * 1024
+_RECORD = "instance.json"
+
+
+class State(StrEnum):
+    """Where an instance stands. ``FAILING`` and ``DELETING`` are what is being undone, and are resumed."""
+
+    BUILDING = "building"
+    ACTIVE = "active"
+    STOPPED = "stopped"
+    FAILING = "failing"
+    ERROR = "error"
+    DELETING = "deleting"
+    DELETED = "deleted"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether work on it must be taken up again after a restart."""
+        return self in {State.BUILDING, State.FAILING, State.DELETING}
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing but the end of a deletion can follow."""
+        return self in {State.DELETING, State.DELETED}
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a disk of the instance may exist."""
+        return self not in {State.ERROR, State.DELETED}
+
+
+class Superseded(Conflict):
+    """A deletion was accepted meanwhile: nothing else may be written of the instance any more."""
+
+    code = "instance.superseded"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fault(_Value):
+    """Why an instance is in error, for the person who must act."""
+
+    code: str
+    message: str
+    step: str
+    retryable: bool = False
+    field: str | None = None
+    remedy: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, step: str) -> Self:
+        """The fault that ``error`` makes when it ends ``step``."""
+        if isinstance(error, SevAgentError):
+            return cls(
+                code=error.code,
+                message=error.message,
+                step=step,
+                retryable=error.retryable,
+                field=error.field,
+                remedy=error.remedy,
+            )
+        return cls(code=SevAgentError.code, message=f"{type(error).__name__}: {error}", step=step)
+
+
+class Record(_Value):
+    """All that this host knows of one instance."""
+
+    format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)] = _FORMAT
+    instance: Instance
+    request_id: str
+    state: State
+    created_at: datetime
+    updated_at: datetime
+    generation: Generation | None = None
+    base_image: Path | None = None
+    firmware: Path | None = None
+    fault: Fault | None = None
+
+    @classmethod
+    def accept(cls, instance: Instance, request_id: str) -> Self:
+        """The record of a request that was just accepted."""
+        now = datetime.now(UTC)
+        return cls(instance=instance, request_id=request_id, state=State.BUILDING, created_at=now, updated_at=now)
+
+    @property
+    def uuid(self) -> UUID:
+        return self.instance.uuid
+
+    def with_(self, **changes: Any) -> Self:
+        """The record after ``changes``, stamped with the present time."""
+        return self.model_copy(update={**changes, "updated_at": datetime.now(UTC)})
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFiles:
+    """The files of one instance, all in its own directory."""
+
+    directory: Path
+
+    @property
+    def record(self) -> Path:
+        return self.directory / _RECORD
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / "disk.qcow2"
+
+    @property
+    def config_drive(self) -> Path:
+        return self.directory / "config-drive.iso"
+
+    @property
+    def nvram(self) -> Path:
+        return self.directory / "nvram.fd"
+
+    @property
+    def console_log(self) -> Path:
+        return self.directory / "console.log"
+
+
+@dataclass(slots=True)
+class RecordStore:
+    """The records below ``directory``, in memory and on disk alike. Its methods block on the disk.
+
+    A record that cannot be read (cut short, or written by another version) is set aside in ``set-aside`` and logged:
+    it never blocks the start, and never is lost.
+    """
+
+    directory: Path
+    _records: dict[UUID, Record] = field(default_factory=dict)
+    _writing: defaultdict[UUID, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+
+    def open(self) -> None:
+        """Read every record. Raises ``OSError`` where the directory itself cannot be used."""
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        # The kernel lets QEMU, under an identity of its own, through to the files it may open.
+        self.directory.chmod(0o711)
+        for path in sorted(self.directory.iterdir()):
+            if not path.is_dir() or _discard_unaccepted(path):
+                continue
+            try:
+                record = _read(path)
+            except (ValueError, OSError) as error:
+                self._set_aside(path, error)
+            else:
+                self._records[record.uuid] = record
+
+    def files(self, uuid: UUID) -> InstanceFiles:
+        return InstanceFiles(self.directory / str(uuid))
+
+    def get(self, uuid: UUID) -> Record | None:
+        return self._records.get(uuid)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(list(self._records.values()))
+
+    def save(self, record: Record) -> None:
+        """Write ``record`` durably; in memory it changes only after the disk has it.
+
+        Raises ``Superseded`` where a deletion stands in the journal and ``record`` knows nothing of it.
+        """
+        with self._writing[record.uuid]:
+            present = self._records.get(record.uuid)
+            if present is not None and present.state.is_last and not record.state.is_last:
+                raise Superseded(f"instance {record.uuid} is being deleted")
+            files = self.files(record.uuid)
+            if not files.directory.exists():
+                files.directory.mkdir(mode=0o711)
+                files.directory.chmod(0o711)
+                sync_directory(self.directory)
+            write_durably(files.record, record.model_dump_json(indent=1, exclude_defaults=True).encode())
+            self._records[record.uuid] = record
+
+    def remove_files(self, uuid: UUID) -> None:
+        """Remove all that a build made for ``uuid``, save the record. Repeatable."""
+        files = self.files(uuid)
+        if not files.directory.exists():
+            return
+        for path in files.directory.iterdir():
+            if path != files.record:
+                path.unlink(missing_ok=True)
+        sync_directory(files.directory)
+
+    def forget_deleted(self, *, older_than: timedelta) -> None:
+        """Remove the records of instances that were deleted so long ago that no message asks for them again."""
+        limit = datetime.now(UTC) - older_than
+        for record in self:
+            if record.state is State.DELETED and record.updated_at < limit:
+                shutil.rmtree(self.files(record.uuid).directory, ignore_errors=True)
+                del self._records[record.uuid]
+                self._writing.pop(record.uuid, None)
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        shelf = self.directory.parent / "set-aside"
+        shelf.mkdir(mode=0o700, exist_ok=True)
+        target = shelf / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+        path.rename(target)
+        log.error("record.set_aside", path=str(path), kept_as=str(target), reason=str(error))
+
+
+def _discard_unaccepted(directory: Path) -> bool:
+    """Remove what a power loss left of a first write: until the record was whole, nothing was promised to anyone."""
+    left = [path for path in directory.iterdir() if not path.name.startswith(f".{_RECORD}.")]
+    if left:
+        return False
+    shutil.rmtree(directory)
+    return True
+
+
+def _read(directory: Path) -> Record:
+    path = directory / _RECORD
+    with path.open("rb") as file:
+        content = file.read(_MAX_RECORD_BYTES + 1)
+    if len(content) > _MAX_RECORD_BYTES:
+        raise ValueError(f"larger than {_MAX_RECORD_BYTES} bytes")
+    try:
+        record = Record.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(json.dumps(error.errors(include_url=False, include_input=False), default=str)) from None
+    if str(record.uuid) != directory.name:
+        raise ValueError(f"speaks of instance {record.uuid}")
+    return record

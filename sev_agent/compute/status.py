@@ -1,0 +1,93 @@
+"""What this host is and has: read from libvirt and the kernel, kept until libvirt was away."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from sev_agent import __version__
+from sev_agent.compute.inventory import HostResources, host_resources
+from sev_agent.compute.slots import SlotTotal, slot_totals
+from sev_agent.config import AgentConfig
+from sev_agent.errors import SevAgentError
+from sev_agent.hypervisor import capabilities
+from sev_agent.hypervisor.capabilities import HostCapabilities
+from sev_agent.hypervisor.connection import Hypervisor
+from sev_agent.hypervisor.domains import Domains
+from sev_agent.hypervisor.platform import Platform, read_platform
+from sev_agent.observe.health import Health
+from sev_agent.observe.metrics import Labelled
+from sev_agent.sev.generation import Generation
+
+
+class HostStatus:
+    """The host's capabilities and its slots, and the answer of ``get_host_status``."""
+
+    def __init__(self, config: AgentConfig, hypervisor: Hypervisor, domains: Domains, health: Health) -> None:
+        self._config = config
+        self._hypervisor = hypervisor
+        self._domains = domains
+        self._health = health
+        self._capabilities: HostCapabilities | None = None
+        self._platform: Platform | None = None
+        self._slots: dict[Generation, SlotTotal] = {}
+
+    def forget(self) -> None:
+        """Read libvirt's capabilities anew the next time: it may be another libvirt."""
+        self._capabilities = None
+
+    async def resources(self) -> HostResources:
+        """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say."""
+        config = self._config
+        if self._capabilities is None:
+            self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
+        self._platform = await asyncio.to_thread(read_platform, config.encryption.platform_root)
+        self._slots = slot_totals(self._capabilities, self._platform, config.encryption.limit)
+        return await host_resources(self._capabilities, self._slots, config.host.state_dir, config.placement)
+
+    async def report(self) -> dict[str, Any]:
+        """All of it, as JSON can carry it; answered also while libvirt is away, from what was read last."""
+        found, platform = self._capabilities, self._platform
+        return {
+            "host": self._config.host.name,
+            "version": __version__,
+            "ready": self._health.is_ready,
+            "dependencies": {
+                name.value: {"up": condition.up, "reason": condition.reason}
+                for name, condition in self._health.conditions.items()
+            },
+            "hypervisor": {"libvirt": found.libvirt_version, "qemu": found.emulator_version} if found else None,
+            "simulated": platform.simulated if platform else None,
+            "slots": {
+                generation.value: {
+                    "total": slots.total,
+                    "ruled_by": slots.ruled_by,
+                    "sources": dict(slots.sources),
+                }
+                for generation, slots in self._slots.items()
+            },
+            "guests": await self._guests(),
+        }
+
+    def slots_total(self) -> Labelled:
+        return [((generation.value,), float(slots.total)) for generation, slots in self._slots.items()]
+
+    def domains(self) -> Labelled:
+        counts = Counter((guest.state.value, str(guest.generation is not None).lower()) for guest in self._domains.seen)
+        return [(labels, float(count)) for labels, count in counts.items()]
+
+    async def _guests(self) -> list[dict[str, Any]] | None:
+        try:
+            guests = await self._domains.guests()
+        except SevAgentError:
+            # The dependency's reason, beside this, says why.
+            return None
+        return [
+            {
+                "uuid": str(guest.uuid),
+                "name": guest.name,
+                "state": guest.state.value,
+                "generation": guest.generation.value if guest.generation else None,
+                "managed": guest.metadata is not None,
+            }
+            for guest in guests
+        ]

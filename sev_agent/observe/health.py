@@ -1,0 +1,61 @@
+"""What the daemon leans on, and whether it can: the answer of ``/readyz``, with a reason for each."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Dependency(StrEnum):
+    """A service that the daemon cannot do its work without."""
+
+    LIBVIRT = "libvirt"
+    BROKER = "broker"
+    PLACEMENT = "placement"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Whether a dependency is up, why not, and since when (seconds of ``time.time``)."""
+
+    up: bool
+    reason: str
+    since: float
+
+
+class Health:
+    """The condition of each dependency; ``on_ready`` is called when all are up, after any was not."""
+
+    def __init__(self, *, on_ready: Callable[[bool], None] | None = None) -> None:
+        now = time.time()
+        self._conditions = {name: Condition(up=False, reason="not connected yet", since=now) for name in Dependency}
+        self._on_ready = on_ready
+
+    @property
+    def conditions(self) -> Mapping[Dependency, Condition]:
+        return self._conditions
+
+    @property
+    def is_ready(self) -> bool:
+        return all(condition.up for condition in self._conditions.values())
+
+    def up(self, dependency: Dependency) -> None:
+        self._set(dependency, up=True, reason="")
+
+    def down(self, dependency: Dependency, reason: str) -> None:
+        self._set(dependency, up=False, reason=reason)
+
+    def _set(self, dependency: Dependency, *, up: bool, reason: str) -> None:
+        before, was_ready = self._conditions[dependency], self.is_ready
+        if before.up == up and before.reason == reason:
+            return
+        since = before.since if before.up == up else time.time()
+        self._conditions[dependency] = Condition(up=up, reason=reason, since=since)
+        if before.up != up:
+            log.info("health.changed", dependency=dependency, up=up, reason=reason or None)
+        if self._on_ready is not None and self.is_ready != was_ready:
+            self._on_ready(self.is_ready)

@@ -1,0 +1,63 @@
+"""The daemon's HTTP endpoints: ``/healthz``, ``/readyz`` and ``/metrics``."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from sev_agent.config import HttpSection
+from sev_agent.observe.health import Health
+from sev_agent.observe.metrics import Metrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+_SHUTDOWN_SECONDS = 1.0
+
+
+class HttpEndpoints:
+    """Serves until cancelled. ``is_alive`` tells whether the daemon's own parts still turn."""
+
+    def __init__(
+        self, settings: HttpSection, *, health: Health, metrics: Metrics, is_alive: Callable[[], bool]
+    ) -> None:
+        self._settings = settings
+        self._health = health
+        self._metrics = metrics
+        self._is_alive = is_alive
+
+    async def run(self) -> None:
+        """Raises ``OSError`` when the address cannot be bound."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", make_aiohttp_handler(self._metrics.registry))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._settings.host, self._settings.port)
+            await site.start()
+            log.info("http.listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        del request
+        alive = self._is_alive()
+        return web.json_response({"alive": alive}, status=200 if alive else 503)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        del request
+        conditions = {
+            name.value: {
+                "up": condition.up,
+                "reason": condition.reason,
+                "since": datetime.fromtimestamp(condition.since, UTC).isoformat(timespec="seconds"),
+            }
+            for name, condition in self._health.conditions.items()
+        }
+        ready = self._health.is_ready
+        return web.json_response({"ready": ready, "dependencies": conditions}, status=200 if ready else 503)

@@ -1,0 +1,27 @@
+"""Work that a cancellation must not leave half done."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def uninterrupted(work: Awaitable[T]) -> T:
+    """Wait for ``work`` to its end also when cancelled, and only then pass the cancellation on.
+
+    For steps that go on by themselves once begun (a thread, a request that the peer may already carry out): whoever
+    cancels may rely on it that nothing happens any more afterwards. ``work`` must be bounded in time.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking ``function`` in a thread, uninterrupted."""
+    return await uninterrupted(asyncio.to_thread(function, *args, **kwargs))
