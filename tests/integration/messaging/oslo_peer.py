@@ -17,7 +17,7 @@ def say(**event: Any) -> None:
 
 
 def configured(url: str) -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
+    conf = cfg.CONF  # the library registers some of its options on this global one only
     conf([])
     oslo_messaging.set_transport_defaults("sev")
     oslo_messaging.get_rpc_transport(conf, url=url)  # registers the driver's options
