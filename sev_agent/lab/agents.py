@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sev_agent.lab.host import Host
 from sev_agent.lab.openstack import REGION, SERVICE_PROJECT, SERVICE_USER, OpenStack
-from sev_agent.lab.platform.compute_host import ComputeHost, RealHost
 from sev_agent.lab.probe import http_answers
 from sev_agent.lab.service import Service
 
@@ -16,16 +15,12 @@ Sections = Mapping[str, Mapping[str, str | int]]
 
 def configuration(host: Host, *, http_port: int, rabbit_url: str, cloud: OpenStack) -> str:
     """The text of ``sev-agent.toml`` for the daemon of ``host``."""
-    match host:
-        case ComputeHost():
-            # libvirt asks the real processor how many guests it has room for, and finds none.
-            virt_type, limit = "qemu", {"limit": host.slots}
-        case RealHost():
-            virt_type, limit = "kvm", {}
+    # libvirt asks the real processor how many guests there is room for; under a simulated platform it finds none.
+    limit: dict[str, str | int] = {} if host.slots is None else {"limit": host.slots}
     return _toml(
         {
             "host": {"name": host.name, "state_dir": str(host.directory / "agent")},
-            "hypervisor": {"uri": host.uri, "virt_type": virt_type},
+            "hypervisor": {"uri": host.uri, "virt_type": host.virt_type},
             "encryption": {"platform_root": str(host.platform_root), **limit},
             "messaging": {"url": rabbit_url},
             "auth": {

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ import aiohttp
 from sev_agent.durable import write_durably
 from sev_agent.lab import agents, environment, images, openstack, rabbitmq
 from sev_agent.lab.accounts import ADMIN, Accounts
-from sev_agent.lab.host import Host, has_working_sev, host
+from sev_agent.lab.host import Host, RealHost, has_working_sev
 from sev_agent.lab.openstack import OpenStack
+from sev_agent.lab.platform.compute_host import ComputeHost
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress, Silent
-from sev_agent.lab.service import GUESTS, LabError, Service
-from sev_agent.lab.state import HostState, LabState
+from sev_agent.lab.service import GUESTS, LabError, Service, mark
+from sev_agent.lab.state import FILE_NAME, HostState, LabState
 from sev_agent.lab.supervisor import ServiceStatus, Supervisor
 
 DEFAULT_DIRECTORY = Path("/var/lib/sev-agent-lab")
@@ -28,6 +30,9 @@ DEFAULT_SLOTS = 15
 # sizeof(sun_path) of a UNIX socket's address; the last byte ends the string.
 _SOCKET_PATH_MAX = 107
 _LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
+
+# What ``down --purge`` may remove: a directory given by mistake keeps everything else.
+_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "openrc", "lock"})
 
 _OPENRC = """\
 export OS_AUTH_URL={auth_url}
@@ -149,14 +154,19 @@ class Lab:
             if agents:
                 await self._supervisor.start_side_by_side([self._agent(host) for host in self.hosts])
 
-    async def down(self) -> Ended:
-        """End everything that carries the lab's mark, its services in order. Harmless when nothing runs."""
+    async def down(self, *, purge: bool = False) -> Ended:
+        """End everything that carries the lab's mark, its services in order. Harmless when nothing runs.
+
+        ``purge`` removes the lab's files too, but for the cache, if nothing of the lab is left that could use them.
+        """
         if not self.directory.exists():
             return Ended(processes=(), left=(), mounts=())
         with self._alone():
             ended = await self._end()
             left = await self._supervisor.marked()
             mounts = await asyncio.to_thread(mounts_below, self.directory)
+            if purge and not left and not mounts:
+                await asyncio.to_thread(self._remove_files)
         return Ended(processes=tuple(ended), left=tuple(left), mounts=mounts)
 
     async def status(self) -> list[ServiceStatus]:
@@ -201,10 +211,10 @@ class Lab:
 
     async def _start_hosts(self) -> None:
         for each in self.hosts:
-            await asyncio.to_thread(each.prepare)
+            await each.prepare()
 
         async def start(each: Host) -> None:
-            for service in each.services():
+            for service in each.services(self._guest_mark):
                 await self._supervisor.start(service)
 
         async with asyncio.TaskGroup() as group:
@@ -222,6 +232,10 @@ class Lab:
             say(str(image_id))
         await self._save(self._state.model_copy(update={"image_id": image_id}))
 
+    @property
+    def _guest_mark(self) -> dict[str, str]:
+        return mark(self.directory, GUESTS)
+
     async def _end(self) -> list[MarkedProcess]:
         """Daemons first, so that none of them sees its guests or its services vanish; then guests; then the rest."""
         if self._known is None:
@@ -232,10 +246,22 @@ class Lab:
         ended += await self._supervisor.stop_all(self._services())
         return ended + await self._supervisor.end_marked()
 
+    def _remove_files(self) -> None:
+        # Its memory of itself goes first: half a lab must not be taken for one.
+        (self.directory / FILE_NAME).unlink(missing_ok=True)
+        for entry in self.directory.iterdir():
+            if entry.name not in _OWN:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        self._known = None
+
     def _services(self) -> tuple[Service, ...]:
         """All, in the order in which they are started."""
         cloud = self.cloud
-        of_hosts = [service for each in self.hosts for service in each.services()]
+        of_hosts = [service for each in self.hosts for service in each.services(self._guest_mark)]
         return (
             *rabbitmq.services(self.directory, self._state.ports),
             *(cloud.keystone(), cloud.glance(), cloud.placement()),
@@ -251,7 +277,10 @@ class Lab:
         return next(known.http_port for known in self._state.hosts if known.name == each.name)
 
     def _host(self, known: HostState) -> Host:
-        return host(known.name, lab=self.directory, slots=known.slots, real=known.real)
+        directory = self.directory / "hosts" / known.name
+        if known.real:
+            return RealHost(name=known.name, directory=directory)
+        return ComputeHost(name=known.name, directory=directory, slots=known.slots)
 
     def _write_openrc(self) -> None:
         text = _OPENRC.format(

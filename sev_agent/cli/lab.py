@@ -1,0 +1,197 @@
+"""``sev-agent lab``: a whole cloud on one machine."""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sev_agent.errors import SevAgentError
+from sev_agent.lab import packages
+from sev_agent.lab.cloud import DEFAULT_DIRECTORY, DEFAULT_SLOTS, Lab
+from sev_agent.lab.progress import OnConsole
+from sev_agent.lab.service import LabError
+from sev_agent.lab.supervisor import ServiceStatus, State, last_lines
+
+NOT_READY = 3
+_FOLLOW_INTERVAL = 0.25
+
+app = typer.Typer(help="A whole cloud on this machine, for trying, developing and testing.", no_args_is_help=True)
+
+Directory = Annotated[
+    Path, typer.Option("--dir", envvar="SEV_AGENT_LAB_DIR", help="Where the lab lives: every file of it is below.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        envvar="SEV_AGENT_LAB_CACHE",
+        help="Where downloads and what is made of them is kept; labs may share it. [default: 'cache' in the lab]",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def up(  # noqa: PLR0917 - typer calls it by names
+    directory: Directory = DEFAULT_DIRECTORY,
+    cache: Cache = None,
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=99, help="Compute hosts. [default: as many as the lab has, at first 1]", show_default=False
+        ),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=1, max=1000, help="Encrypted guests that a new host has room for.")
+    ] = DEFAULT_SLOTS,
+    agents: Annotated[bool, typer.Option(help="Start the host daemon of every host.")] = True,
+    install: Annotated[bool, typer.Option(help="Install what is missing of the system packages.")] = True,
+) -> None:
+    """Bring the lab up: what is up stays as it is, what is missing is started."""
+    _need_root()
+    started = time.monotonic()
+    with _errors(), OnConsole(console := Console(stderr=True)) as progress:
+        lab = Lab(directory, cache=cache, progress=progress)
+        if install:
+            with progress.step("system packages") as say:
+                missing = packages.install("lab", say=progress.note)
+                say(f"installed {len(missing)}" if missing else "were there")
+        asyncio.run(lab.up(hosts=hosts, agents=agents, slots=slots))
+        console.print(f"The lab in {lab.directory} is up after {time.monotonic() - started:.0f} s.", highlight=False)
+    _say(
+        f"  what runs:     sev-agent lab status{_option(lab)}",
+        f"  what it says:  sev-agent lab logs{_option(lab)} NAME",
+        f"  as a client:   . {lab.directory}/openrc; openstack image list",
+        f"  end it:        sev-agent lab down{_option(lab)}",
+    )
+
+
+@app.command()
+def status(
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show every service of the lab. Exit status 0 if all are ready, 3 if not."""
+    with _errors():
+        found = asyncio.run(Lab(directory).status())
+    if as_json:
+        typer.echo(json.dumps([_as_dict(each) for each in found], indent=2))
+    elif not found:
+        _say(f"There is no lab in {directory}.")
+    else:
+        Console().print(_table(found))
+    if not found or any(each.state is not State.READY for each in found):
+        raise typer.Exit(NOT_READY)
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="A name of 'sev-agent lab status'.")],
+    directory: Directory = DEFAULT_DIRECTORY,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines from the end.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on with what is added, until interrupted.")
+    ] = False,
+) -> None:
+    """Show the log of a service."""
+    with _errors():
+        lab = Lab(directory)
+        path = lab.log_path(name)
+        if name not in lab.log_names():
+            known = ", ".join(lab.log_names()) or "none yet"
+            raise LabError(f"there is no log of '{name}' in {lab.directory}", remedy=f"there are: {known}")
+        for line in last_lines(path, lines):
+            typer.echo(line)
+        if follow:
+            _follow(path)
+
+
+@app.command()
+def down(
+    directory: Directory = DEFAULT_DIRECTORY,
+    purge: Annotated[bool, typer.Option("--purge", help="Remove the lab's files too; its cache stays.")] = False,
+) -> None:
+    """End every process of the lab, and say which. Files stay, so that the next 'up' goes on from there."""
+    _need_root()
+    with _errors(), OnConsole(Console(stderr=True)) as progress:
+        lab = Lab(directory, progress=progress)
+        ended = asyncio.run(lab.down(purge=purge))
+    if ended.left or ended.mounts:
+        for process in ended.left:
+            _say(f"still there: pid {process.pid} of {process.service}: {process.command}")
+        for mount in ended.mounts:
+            _say(f"still mounted: {mount}")
+        raise typer.Exit(1)
+    names = sorted({process.service for process in ended.processes})
+    what = f"Ended {len(ended.processes)} processes: {', '.join(names)}." if names else "Nothing ran."
+    _say(f"{what} No process of the lab and no mount below {lab.directory} is left.")
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except SevAgentError as error:
+        Console(stderr=True).print(f"sev-agent: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        typer.echo("sev-agent: the lab makes namespaces and mounts, which only root may; try with sudo", err=True)
+        raise typer.Exit(1)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _option(lab: Lab) -> str:
+    return "" if lab.directory == DEFAULT_DIRECTORY else f" --dir {lab.directory}"
+
+
+def _follow(path: Path) -> None:
+    with path.open(errors="replace") as file:
+        file.seek(0, os.SEEK_END)
+        try:
+            while True:
+                if text := file.read():
+                    typer.echo(text, nl=False)
+                else:
+                    time.sleep(_FOLLOW_INTERVAL)
+        except KeyboardInterrupt:
+            return
+
+
+def _table(found: Iterable[ServiceStatus]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "kind", "pid", "state", "since", "address", "log"):
+        table.add_column(column, overflow="fold")
+    colours = {State.READY: "green", State.STARTING: "yellow", State.STOPPED: "red"}
+    for each in found:
+        since = datetime.fromtimestamp(each.since, UTC).astimezone().strftime("%m-%d %H:%M:%S") if each.since else "-"
+        state = f"[{colours[each.state]}]{each.state}[/]"
+        table.add_row(each.name, each.kind, str(each.pid or "-"), state, since, each.address or "-", str(each.log))
+    return table
+
+
+def _as_dict(each: ServiceStatus) -> dict[str, str | int | None]:
+    return {
+        "name": each.name,
+        "kind": each.kind,
+        "pid": each.pid,
+        "state": each.state.value,
+        "since": datetime.fromtimestamp(each.since, UTC).isoformat() if each.since else None,
+        "address": each.address or None,
+        "log": str(each.log),
+    }
