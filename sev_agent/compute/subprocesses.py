@@ -108,7 +108,7 @@ async def run_bounded(
         # Cancelled by itself, asyncio would kill the leader alone, and then wait for the children that hold the pipes.
         await asyncio.wait({spawning})
         if spawning.exception() is None:
-            await _kill(*spawning.result(), program)
+            await _end(*spawning.result(), program)
         raise
     except OSError as error:
         raise _missing(program, error.strerror or str(error)) from error
@@ -124,8 +124,7 @@ async def run_bounded(
             f"{program} did not end within {timeout:g} s and was killed", program=program, stderr=watch.stderr_tail()
         ) from error
     finally:
-        if not watch.closed.is_set():
-            await _kill(transport, watch, program)
+        await _end(transport, watch, program)
     return _outcome(program, transport.get_returncode(), watch, limited=bool(memory_bytes or cpu_seconds))
 
 
@@ -166,17 +165,18 @@ def _limits(memory_bytes: int | None, cpu_seconds: int | None) -> list[str]:
     return ["prlimit", "--core=0", *memory, *cpu, "--"]
 
 
-async def _kill(transport: asyncio.SubprocessTransport, watch: _Watch, program: str) -> None:
-    # The leader may be gone while its children hold the pipes: the group is killed in either case.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(transport.get_pid(), signal.SIGKILL)
-    try:
-        async with asyncio.timeout(_REAP_TIMEOUT):
-            await watch.closed.wait()
-    except TimeoutError:
-        # Stuck in the kernel (a dead disk), or a descendant left the group: asyncio reaps the leader when it can.
-        log.warning("program.unreaped", program=program, pid=transport.get_pid())
-        transport.close()
+async def _end(transport: asyncio.SubprocessTransport, watch: _Watch, program: str) -> None:
+    if not watch.closed.is_set():
+        # The leader may be gone while its children hold the pipes: the group is killed in either case.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_REAP_TIMEOUT):
+                await watch.closed.wait()
+        except TimeoutError:
+            # Stuck in the kernel (a dead disk), or a descendant left the group: asyncio reaps the leader when it can.
+            log.warning("program.unreaped", program=program, pid=transport.get_pid())
+    transport.close()
 
 
 def _outcome(program: str, returncode: int | None, watch: _Watch, *, limited: bool) -> Completed:
