@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sev_agent.errors import SevAgentError
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
+_FOREIGN = ("SEV_AGENT_LAB", "SEV_AGENT_CONFIG", "SEV_AGENT_BROKER_URL")
+"""Variables of the commands, which a daemon may inherit from a shell that has them."""
+
 _DELIMITER = "__"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -235,12 +238,8 @@ def variable_names() -> frozenset[str]:
     )
 
 
-_FOREIGN_PREFIXES = (f"{ENVIRONMENT_PREFIX}LAB",)
-"""Variables of the lab's commands, which a daemon inherits from them."""
-
-
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
     # pydantic-settings ignores a variable that it cannot place: a mistyped one would silently do nothing.
     known = variable_names()
     ours = (name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX))
-    return sorted(n for n in ours if n.upper() not in known and not n.upper().startswith(_FOREIGN_PREFIXES))
+    return sorted(n for n in ours if n.upper() not in known and not n.upper().startswith(_FOREIGN))

@@ -15,10 +15,12 @@ VERSION = "1.0"
 MAX_USER_DATA = 65535
 """Bytes of encoded user data, the bound of OpenStack's compute API."""
 
-NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._:@+-]*[A-Za-z0-9._:@+-])?\Z"
-_HOST_NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z"
-_DEVICE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
-_MAC_PATTERN = r"^[0-9a-f][02468ace](?::[0-9a-f]{2}){5}\Z"
+NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._:@+-]*[A-Za-z0-9._:@+-])?$"
+_HOST_NAME_PATTERN = (
+    r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$"
+)
+_DEVICE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_MAC_PATTERN = r"^[0-9a-f][02468ace](?::[0-9a-f]{2}){5}$"
 
 Identifier = Annotated[UUID, Field(strict=False)]
 """A UUID; in messages its text."""
