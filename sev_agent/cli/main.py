@@ -1,0 +1,57 @@
+"""The command ``sev-agent``: its groups, each loaded only when it is used."""
+
+import importlib
+from typing import Any, ClassVar, Final
+
+import typer
+from typer.core import TyperGroup
+
+from sev_agent import __version__
+
+_COMMANDS: Final = {
+    "run": "sev_agent.cli.run",
+    "instance": "sev_agent.cli.instance",
+    "host": "sev_agent.cli.host",
+    "lab": "sev_agent.cli.lab",
+    "demo": "sev_agent.cli.demo",
+}
+"""A name's module; its ``app`` is the group, or the command where it has only one."""
+
+
+class _LazyGroup(TyperGroup):
+    """Imports a command when it is named: the daemon must not carry the lab and its tables in memory."""
+
+    names: ClassVar = tuple(_COMMANDS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+        return list(self.names)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command = typer.main.get_command(importlib.import_module(_COMMANDS[cmd_name]).app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(asked: Any) -> None:
+    if asked:
+        typer.echo(f"sev-agent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Memory-encrypted virtual machines on OpenStack: the host daemon, its commands and a lab."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
