@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sev_agent.errors import SevAgentError
 
@@ -153,16 +152,9 @@ class LogSection(Section):
     format: LogFormat = LogFormat.AUTO
 
 
-class AgentConfig(BaseSettings):
+class AgentConfig(Section):
     """Everything that ``sev-agent run`` is told. Read with ``load``."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter=_DELIMITER,
-        nested_model_default_partial_update=True,
-    )
     host: HostSection = Field(default_factory=HostSection)
     hypervisor: HypervisorSection = Field(default_factory=HypervisorSection)
     encryption: EncryptionSection = Field(default_factory=EncryptionSection)
@@ -176,31 +168,18 @@ class AgentConfig(BaseSettings):
     http: HttpSection = Field(default_factory=HttpSection)
     log: LogSection = Field(default_factory=LogSection)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment over what ``load`` read from the file."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
-
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
     """Read the configuration from the TOML file ``path``, overridden by ``SEV_AGENT_<SECTION>__<KEY>`` variables.
 
+    A variable's value is a text; where the setting is a list, it is one in TOML's spelling.
     Raises ``ConfigurationError`` that lists every fault with its path: an unreadable file, an unknown key or variable,
     a value of the wrong type or out of bounds.
     """
     values = _read(path)
-    unknown = _unknown_variables(os.environ if environment is None else environment)
-    faults = [f"{name}: no such setting" for name in unknown]
+    faults = _override(values, os.environ if environment is None else environment)
     try:
-        config = AgentConfig(**values)
+        config = AgentConfig.model_validate(values)
     except ValidationError as error:
         faults += [_describe(fault) for fault in error.errors(include_url=False, include_input=False)]
     if faults:
@@ -209,6 +188,16 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfi
             remedy="correct each line; conf/sev-agent.toml documents every key",
         )
     return config
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Every environment variable that ``load`` knows, with the section and the key that it sets."""
+    return {
+        f"{ENVIRONMENT_PREFIX}{section}{_DELIMITER}{key}".upper(): (section, key)
+        for section, field in AgentConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for key in field.annotation.model_fields
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -222,24 +211,31 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not TOML: {error}", remedy="correct the syntax") from None
 
 
+def _override(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Put the environment's settings over those of the file, and tell what is wrong with them."""
+    known, faults = variables(), []
+    for name, text in sorted(environment.items()):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name.startswith(_FOREIGN):
+            continue
+        if name not in known:
+            # Ignored, a mistyped variable would silently do nothing.
+            faults.append(f"{name}: no such setting")
+            continue
+        section, key = known[name]
+        present = values.setdefault(section, {})
+        if isinstance(present, dict):
+            present[key] = _list(text) if text.lstrip().startswith("[") else text
+    return faults
+
+
+def _list(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def _describe(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     text = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"]
     return f"{path}: {text}"
-
-
-def variable_names() -> frozenset[str]:
-    """Every environment variable that ``load`` knows, in upper case."""
-    return frozenset(
-        f"{ENVIRONMENT_PREFIX}{section}{_DELIMITER}{key}".upper()
-        for section, field in AgentConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        for key in field.annotation.model_fields
-    )
-
-
-def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    # pydantic-settings ignores a variable that it cannot place: a mistyped one would silently do nothing.
-    known = variable_names()
-    ours = (name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX))
-    return sorted(n for n in ours if n.upper() not in known and not n.upper().startswith(_FOREIGN))
