@@ -11,9 +11,7 @@ from sev_agent import __version__
 _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
     "instance": "sev_agent.cli.instance",
-    "host": "sev_agent.cli.host",
     "lab": "sev_agent.cli.lab",
-    "demo": "sev_agent.cli.demo",
 }
 """A name's module; its ``app`` is the group, or the command where it has only one."""
 

@@ -1,0 +1,279 @@
+"""``sev-agent instance``: the operator's commands for the instances of one host."""
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+
+from sev_agent.cli import output
+from sev_agent.cli.remote import MAX_REPLY_BYTES, BrokerUrl, HostName, Remote, Uuid, connected, parse_uuid
+from sev_agent.errors import InvalidRequest, SevAgentError
+from sev_agent.messaging.client import RemoteError
+from sev_agent.messaging.envelope import Notification
+from sev_agent.messaging.notifications import subscribe
+from sev_agent.schema import BuildArguments, parse
+
+app = typer.Typer(help="Build, list, show and delete the instances of one host.", no_args_is_help=True)
+
+_POLL_SECONDS: Final = 5.0
+_DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
+
+Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
+
+
+class OperationFailed(SevAgentError):
+    """What was asked for ended in an error on the host."""
+
+    code = "operation.failed"
+
+
+@app.command()
+def build(
+    image: Annotated[str, typer.Option(help="The image's UUID in Glance.")],
+    host: HostName,
+    broker: BrokerUrl = _DEFAULT_BROKER,
+    name: Annotated[str, typer.Option(help="The instance's name.")] = "guest",
+    vcpus: Annotated[int, typer.Option(help="Virtual processors.")] = 1,
+    memory: Annotated[int, typer.Option(help="RAM, MiB.")] = 256,
+    disk: Annotated[int, typer.Option(help="Root disk, GiB.")] = 1,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="A NIC: none, user, bridge:NAME or network:NAME. May be given several times."),
+    ] = None,
+    user_data: Annotated[Path | None, typer.Option(help="A file that the guest reads at its first boot.")] = None,
+    uuid: Annotated[str | None, typer.Option(help="The instance's UUID. [default: a new one]")] = None,
+    wait: Wait = True,
+    timeout: Timeout = 600,
+    as_json: output.Json = False,
+) -> None:
+    """Build an encrypted instance, and show the steps as they end."""
+    with output.errors():
+        instance = {
+            "uuid": parse_uuid(uuid) if uuid else str(uuid4()),
+            "name": name,
+            "flavor": {
+                "name": f"{vcpus}x{memory}",
+                "vcpus": vcpus,
+                "memory_mb": memory,
+                "root_gb": disk,
+                "extra_specs": {"hw:mem_encryption": "true"},
+            },
+            "image": {"id": image},
+            "networks": [_network(text) for text in network or ()],
+        }
+        if user_data is not None:
+            instance["user_data"] = _encoded(user_data)
+        parse(BuildArguments, {"instance": instance})
+        view = asyncio.run(_build(broker, host, instance, wait=wait, limit=timeout, quiet=as_json))
+    _show(view, as_json=as_json)
+
+
+@app.command("list")
+def list_(host: HostName, broker: BrokerUrl = _DEFAULT_BROKER, as_json: output.Json = False) -> None:
+    """List the instances of a host."""
+
+    async def ask() -> Any:
+        async with connected(broker, host) as remote:
+            return await remote.ask("list_instances")
+
+    with output.errors():
+        views = asyncio.run(ask())
+    if as_json:
+        output.print_json(views)
+        return
+    table = output.table("uuid", "name", "state", "generation", "vcpus", "memory", "disk", "created")
+    for view in views:
+        flavor = view["flavor"]
+        table.add_row(
+            view["uuid"],
+            view["name"],
+            output.state(view["state"]),
+            view["generation"] or "-",
+            str(flavor["vcpus"]),
+            f"{flavor['memory_mb']} MiB",
+            f"{flavor['root_gb']} GiB",
+            view["created_at"][:19],
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(uuid: Uuid, host: HostName, broker: BrokerUrl = _DEFAULT_BROKER, as_json: output.Json = False) -> None:
+    """Show one instance."""
+
+    async def ask() -> Any:
+        async with connected(broker, host) as remote:
+            return await remote.ask("get_instance", instance_uuid=parse_uuid(uuid))
+
+    with output.errors():
+        view = asyncio.run(ask())
+    _show(view, as_json=as_json)
+
+
+@app.command()
+def console(
+    uuid: Uuid,
+    host: HostName,
+    broker: BrokerUrl = _DEFAULT_BROKER,
+    lines: Annotated[int | None, typer.Option("-n", "--lines", min=1, help="Only the last lines.")] = None,
+    as_json: output.Json = False,
+) -> None:
+    """Print what the guest wrote to its serial console."""
+
+    async def ask() -> Any:
+        async with connected(broker, host) as remote:
+            return await remote.ask("get_console_output", instance_uuid=parse_uuid(uuid), length=lines)
+
+    with output.errors():
+        text = asyncio.run(ask())
+    if as_json:
+        output.print_json({"uuid": uuid, "output": text})
+    else:
+        typer.echo(_printable(text), nl=False)
+
+
+@app.command()
+def delete(
+    uuid: Uuid,
+    host: HostName,
+    broker: BrokerUrl = _DEFAULT_BROKER,
+    wait: Wait = True,
+    timeout: Timeout = 120,
+    as_json: output.Json = False,
+) -> None:
+    """Delete an instance. One that is gone already is a success."""
+    with output.errors():
+        asyncio.run(_delete(broker, host, parse_uuid(uuid), wait=wait, limit=timeout))
+    if as_json:
+        output.print_json({"uuid": uuid, "state": "deleted" if wait else "deleting"})
+    else:
+        typer.echo(f"Instance {uuid} is deleted." if wait else f"Instance {uuid} is being deleted.")
+
+
+async def _build(
+    url: str, host: str, instance: dict[str, Any], *, wait: bool, limit: float, quiet: bool
+) -> dict[str, Any]:
+    uuid, screen = instance["uuid"], Console(stderr=True, quiet=quiet)
+    async with (
+        connected(url, host) as remote,
+        subscribe(remote.broker, max_message_bytes=MAX_REPLY_BYTES) as notifications,
+    ):
+        await remote.order("build_and_run_instance", instance=instance)
+        screen.print(f"{host} has accepted instance {uuid}.", highlight=False)
+        if wait:
+            await _follow(remote, uuid, notifications, limit, screen)
+        view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+    if wait and view["state"] == "error":
+        raise OperationFailed(_fault(view))
+    return dict(view)
+
+
+async def _follow(
+    remote: Remote, uuid: str, notifications: AsyncIterator[Notification], limit: float, screen: Console
+) -> None:
+    """Show the steps until the build has ended. Asks too: a notification may be missed, a state may not."""
+    deadline = time.monotonic() + limit
+    arriving = asyncio.ensure_future(anext(notifications))
+    try:
+        with screen.status("building"):
+            while time.monotonic() < deadline:
+                done, _ = await asyncio.wait({arriving}, timeout=_POLL_SECONDS)
+                if not done:
+                    view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+                    if view["state"] in {"active", "error"}:
+                        return
+                    continue
+                notification = arriving.result()
+                arriving = asyncio.ensure_future(anext(notifications))
+                if notification.payload.get("instance_uuid") == uuid and _is_last(notification, screen):
+                    return
+    finally:
+        arriving.cancel()
+        await asyncio.wait({arriving})
+    raise OperationFailed(
+        f"instance {uuid} is still being built after {limit:g} s",
+        remedy=f"it goes on: sev-agent instance show {uuid}",
+    )
+
+
+def _is_last(notification: Notification, screen: Console) -> bool:
+    payload = notification.payload
+    match notification.event_type.rpartition(".")[2]:
+        case "progress":
+            screen.print(f"  [green]✓[/] {payload['step']:<14} {payload['seconds']:>8.3f} s", highlight=False)
+        case "end" | "error":
+            return True
+    return False
+
+
+async def _delete(url: str, host: str, uuid: str, *, wait: bool, limit: float) -> None:
+    async with connected(url, host) as remote:
+        await remote.order("terminate_instance", instance_uuid=uuid)
+        deadline = time.monotonic() + limit
+        while wait:
+            try:
+                view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+            except RemoteError as error:
+                if error.code == "instance.not_found":
+                    return
+                raise
+            if time.monotonic() > deadline:
+                raise OperationFailed(
+                    f"instance {uuid} is still {view['state']} after {limit:g} s",
+                    remedy="it goes on; see the host's /readyz for what it waits for",
+                )
+            await asyncio.sleep(0.1)
+
+
+def _show(view: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(view)
+        return
+    flavor = view["flavor"]
+    pairs = {
+        "uuid": view["uuid"],
+        "name": view["name"],
+        "host": view["host"],
+        "state": output.state(view["state"]),
+        "under way": ", ".join(view["steps"]) or None,
+        "encryption": view["generation"],
+        "size": f"{flavor['vcpus']} vCPU, {flavor['memory_mb']} MiB, {flavor['root_gb']} GiB",
+        "image": view["image_id"],
+        "firmware": view["firmware"],
+        "created": view["created_at"],
+        "updated": view["updated_at"],
+        "request": view["request_id"],
+    }
+    if view["fault"]:
+        pairs["fault"] = _fault(view)
+    Console().print(output.details(pairs), highlight=False)
+
+
+def _fault(view: dict[str, Any]) -> str:
+    fault = view["fault"]
+    remedy = f" ({fault['remedy']})" if fault["remedy"] else ""
+    return f"{fault['code']} at step {fault['step']}: {fault['message']}{remedy}"
+
+
+def _network(text: str) -> dict[str, str]:
+    kind, _, source = text.partition(":")
+    return {"type": kind, "source": source} if source else {"type": kind}
+
+
+def _encoded(path: Path) -> str:
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}", field="--user-data") from None
+
+
+def _printable(text: str) -> str:
+    """A guest's output must not steer the operator's terminal."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")

@@ -1,0 +1,68 @@
+"""How the commands speak: tables and colour on a terminal, JSON with ``--json``, errors on standard error."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sev_agent.errors import NotFound, SevAgentError, Unavailable
+
+FAILED: Final = 1
+NOT_FOUND: Final = 4
+UNAVAILABLE: Final = 5
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_STATES: Final = {
+    "active": "green",
+    "stopped": "yellow",
+    "building": "cyan",
+    "deleting": "cyan",
+    "failing": "red",
+    "error": "red",
+}
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Print an error for the person who must act, and exit.
+
+    Exit status: 4 for what does not exist, 5 for a service that cannot be reached, else 1.
+    """
+    try:
+        yield
+    except SevAgentError as error:
+        Console(stderr=True).print(f"sev-agent: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        missing = isinstance(error, NotFound) or error.code.endswith("not_found")
+        unreachable = isinstance(error, Unavailable)
+        raise typer.Exit(NOT_FOUND if missing else UNAVAILABLE if unreachable else FAILED) from None
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+def state(name: str) -> str:
+    """``name`` in its colour."""
+    return f"[{_STATES.get(name, 'white')}]{name}[/]"
+
+
+def table(*columns: str) -> Table:
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    return result
+
+
+def details(pairs: dict[str, Any]) -> Table:
+    """One thing, a line for each of its fields."""
+    result = Table(box=None, pad_edge=False, show_header=False)
+    result.add_column(style="bold", no_wrap=True)
+    result.add_column(overflow="fold")
+    for name, value in pairs.items():
+        result.add_row(name, "-" if value is None else str(value))
+    return result

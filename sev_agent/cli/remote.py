@@ -1,0 +1,86 @@
+"""The commands' way to a host: a connection to the broker for as long as one command needs it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import typer
+from pydantic import JsonValue
+
+from sev_agent.errors import InvalidRequest
+from sev_agent.messaging import topology
+from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.client import RpcClient
+
+MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
+CALL_SECONDS: Final = 30.0
+_CONNECT_SECONDS: Final = 10.0
+
+BrokerUrl = Annotated[
+    str,
+    typer.Option(
+        "--broker",
+        envvar="SEV_AGENT_BROKER_URL",
+        help="RabbitMQ, as amqp://USER:PASSWORD@ADDRESS:PORT/.",
+    ),
+]
+HostName = Annotated[str, typer.Option("--host", envvar="SEV_AGENT_HOST", help="The compute host to ask.")]
+Uuid = Annotated[str, typer.Argument(metavar="UUID", help="The instance.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """One host, reached through the broker."""
+
+    broker: Broker
+    client: RpcClient
+    host: str
+
+    async def ask(self, method: str, **arguments: Any) -> JsonValue:
+        """A question, answered by the host also while its hypervisor is away."""
+        return await self.client.call(
+            method, arguments, queue=topology.query_queue_name(self.host), timeout=CALL_SECONDS
+        )
+
+    async def order(self, method: str, **arguments: Any) -> JsonValue:
+        """A request, answered once it is in the host's journal."""
+        return await self.client.call(
+            method, arguments, queue=topology.work_queue_name(self.host), timeout=CALL_SECONDS
+        )
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, host: str) -> AsyncIterator[Remote]:
+    """Raises ``BrokerUnavailable`` when the broker does not answer within ten seconds."""
+    broker = Broker(
+        url,
+        connection_name="sev-agent command",
+        connect_timeout=_CONNECT_SECONDS,
+        reconnect_max=1,
+        publish_timeout=_CONNECT_SECONDS,
+    )
+    client = RpcClient(broker, max_message_bytes=MAX_REPLY_BYTES)
+    tasks = [
+        asyncio.create_task(broker.run(), name="broker"),
+        asyncio.create_task(client.run(), name="rpc-replies"),
+    ]
+    try:
+        await broker.wait_up(_CONNECT_SECONDS)
+        yield Remote(broker=broker, client=client, host=host)
+    finally:
+        for task in reversed(tasks):
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def parse_uuid(text: str) -> str:
+    """The UUID in its usual spelling. Raises ``InvalidRequest``."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise InvalidRequest(
+            f"'{text}' is not a UUID", field="UUID", remedy="copy it from 'sev-agent instance list'"
+        ) from None
