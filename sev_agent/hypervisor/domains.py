@@ -150,7 +150,10 @@ class Domains:
         return facts is not None and facts.metadata is not None and facts.metadata.uuid == uuid
 
     async def launch_security_info(self, uuid: UUID) -> Mapping[str, Any]:
-        """What the secure processor says of a running guest: ``sev-measurement``, ``sev-policy``, ``sev-api-major``."""
+        """What the secure processor says of a running guest: ``sev-measurement``, ``sev-policy``, ``sev-api-major``.
+
+        Empty for a guest that is not encrypted.
+        """
         return await self._act("ask about launch security", uuid, lambda domain: dict(domain.launchSecurityInfo()))
 
     async def guests(self) -> tuple[Guest, ...]:

@@ -109,8 +109,8 @@ def define_failure(error: libvirt.libvirtError) -> HypervisorError:
     """The error for a domain that libvirt did not take: its XML's fault, or this host's."""
     if error.get_error_code() in _HOST_FAULTS:
         return HypervisorError(
-            f"libvirt cannot store the domain: {text_of(error)}",
-            remedy="look for a full disk or missing permissions below /etc/libvirt, then retry",
+            f"this host cannot define the domain: {text_of(error)}",
+            remedy="correct on this host what libvirt names (a missing file, a full disk, permissions), then retry",
         )
     return DefineRefused(
         f"libvirt refuses the domain: {text_of(error)}",

@@ -1,0 +1,96 @@
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from sev_agent.config import HypervisorSection
+from sev_agent.hypervisor import capabilities
+from sev_agent.hypervisor.domains import DomainState
+from sev_agent.hypervisor.errors import HypervisorError, StartFailed
+from sev_agent.hypervisor.events import Lifecycle
+from tests.integration.hypervisor.conftest import PrivateLibvirtd
+from tests.libvirt_host import PATIENCE, Host, running_host
+
+
+@pytest.fixture
+async def host(shared_libvirtd: PrivateLibvirtd) -> AsyncIterator[Host]:
+    async with running_host(uri=shared_libvirtd.qemu_uri, virt_type="qemu") as host:
+        await host.hypervisor.wait_up(PATIENCE)
+        yield host
+
+
+def _xml(uuid: UUID, devices: str = "") -> str:
+    return f"""<domain type='qemu'><name>{uuid}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+    <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
+    <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}<memballoon model='none'/></devices></domain>"""
+
+
+async def test_runs_and_removes_a_real_guest(host: Host) -> None:
+    """The QEMU driver takes every flag that is used, and repeats are successes there too."""
+    uuid = uuid4()
+    domains = host.domains
+    started = await domains.define_and_start(_xml(uuid))
+    assert started.start_seconds > 0
+    assert not await domains.start(uuid)
+    assert await domains.state(uuid) is DomainState.RUNNING
+    await domains.reset(uuid)
+    await domains.reboot(uuid)
+    await domains.shutdown(uuid)  # there is no system in the guest that would hear it
+    await domains.destroy(uuid)
+    await domains.destroy(uuid)
+    assert await domains.state(uuid) is DomainState.SHUTOFF
+    await domains.undefine(uuid, keep_nvram=True)
+    await domains.undefine(uuid)
+    assert await domains.state(uuid) is None
+    seen = []
+    async with asyncio.timeout(PATIENCE):
+        while Lifecycle.UNDEFINED not in seen:
+            seen.append((await host.events.get()).event)
+    assert seen[:1] == [Lifecycle.DEFINED]
+    assert [event for event in seen if event in {Lifecycle.STARTED, Lifecycle.STOPPED, Lifecycle.REBOOTED}] == [
+        Lifecycle.STARTED,
+        Lifecycle.REBOOTED,
+        Lifecycle.STOPPED,
+    ]
+
+
+async def test_a_failed_start_leaves_the_domain_defined(host: Host) -> None:
+    """QEMU's own words are in the error, and the caller can undefine what is left."""
+    uuid = uuid4()
+    disk = "<disk type='file'><source file='/nonexistent/disk'/><target dev='vda' bus='virtio'/></disk>"
+    with pytest.raises(StartFailed, match="/nonexistent/disk"):
+        await host.domains.define_and_start(_xml(uuid, disk))
+    assert await host.domains.state(uuid) is DomainState.SHUTOFF
+    await host.domains.undefine(uuid)
+
+
+async def test_a_host_that_lacks_the_emulator_says_so_at_once(host: Host) -> None:
+    """An emulator that is not there is found when the domain is defined; another host may have it."""
+    xml = _xml(uuid4()).replace("/usr/bin/qemu-system-x86_64", "/nonexistent/qemu")
+    with pytest.raises(HypervisorError, match="/nonexistent/qemu") as caught:
+        await host.domains.define(xml)
+    assert caught.value.retryable
+
+
+async def test_an_ordinary_guest_has_no_launch_security(host: Host) -> None:
+    """The question is answered with nothing, not with an error."""
+    uuid = uuid4()
+    await host.domains.define_and_start(_xml(uuid))
+    assert await host.domains.launch_security_info(uuid) == {}
+    await host.domains.destroy(uuid)
+
+
+async def test_reads_what_qemu_can_do(host: Host) -> None:
+    """q35 is told by its full name, and this machine's QEMU without SEV as one without."""
+    found = await capabilities.read(host.hypervisor, HypervisorSection(virt_type="qemu"))
+    assert found.machine.startswith("pc-q35-")
+    assert int(found.emulator_version.split(".")[0]) >= 9
+    assert not found.sev
+
+
+async def test_an_emulator_that_is_missing_is_named(host: Host) -> None:
+    """A wrong setting is told with its name."""
+    settings = HypervisorSection.model_validate({"virt_type": "qemu", "emulator": "/nonexistent/qemu"})
+    with pytest.raises(HypervisorError, match=r"/nonexistent/qemu.*hypervisor\.emulator"):
+        await capabilities.read(host.hypervisor, settings)
