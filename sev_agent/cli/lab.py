@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from sev_agent.lab.supervisor import ServiceStatus, State, last_lines
 
 NOT_READY = 3
 _FOLLOW_INTERVAL = 0.25
+_WIDE = 400
 
 app = typer.Typer(help="A whole cloud on this machine, for trying, developing and testing.", no_args_is_help=True)
 
@@ -88,7 +90,8 @@ def status(
     elif not found:
         _say(f"There is no lab in {directory}.")
     else:
-        Console().print(_table(found))
+        # A file or a pipe has no width to keep to.
+        Console(width=None if sys.stdout.isatty() else _WIDE).print(_table(found))
     if not found or any(each.state is not State.READY for each in found):
         raise typer.Exit(NOT_READY)
 
@@ -176,7 +179,7 @@ def _follow(path: Path) -> None:
 def _table(found: Iterable[ServiceStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "kind", "pid", "state", "since", "address", "log"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column not in {"address", "log"})
     colours = {State.READY: "green", State.STARTING: "yellow", State.STOPPED: "red"}
     for each in found:
         since = datetime.fromtimestamp(each.since, UTC).astimezone().strftime("%m-%d %H:%M:%S") if each.since else "-"

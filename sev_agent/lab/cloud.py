@@ -59,14 +59,20 @@ class Ended:
 class Lab:
     """The lab in one directory. ``cache`` holds what is costly to make, and may be shared by labs.
 
-    The properties need a lab that was brought up once; without one they raise ``LabError``.
+    The properties need a lab that was brought up once; without one they raise ``LabError``. Blocks on the disk.
     """
 
     def __init__(self, directory: Path, *, cache: Path | None = None, progress: Progress | None = None) -> None:
         self.directory = directory.resolve()
         self._progress = progress or Silent()
         self._supervisor = Supervisor(self.directory, self._progress)
-        self._known = LabState.load(self.directory)
+        self._damage: LabError | None = None
+        self._known: LabState | None = None
+        try:
+            self._known = LabState.load(self.directory)
+        except LabError as damage:
+            # Kept until something needs the state: the lab can be ended without.
+            self._damage = damage
         remembered = Path(self._known.cache) if self._known else None
         self.cache = (cache or remembered or self.directory / "cache").resolve()
 
@@ -140,6 +146,8 @@ class Lab:
 
         Raises ``LabError``; what was started until then goes on running, and the next ``up`` continues from there.
         """
+        if self._damage is not None:
+            raise self._damage
         check_directory(self.directory)
         await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
@@ -159,8 +167,8 @@ class Lab:
 
         ``purge`` removes the lab's files too, but for the cache, if nothing of the lab is left that could use them.
         """
-        if not self.directory.exists():
-            return Ended(processes=(), left=(), mounts=())
+        # The directory may have been removed from below its processes; it is also where the lock is.
+        await asyncio.to_thread(self.directory.mkdir, parents=True, exist_ok=True)
         with self._alone():
             ended = await self._end()
             left = await self._supervisor.marked()
@@ -171,7 +179,7 @@ class Lab:
 
     async def status(self) -> list[ServiceStatus]:
         """How every service of the lab does now; of a lab that never was, nothing."""
-        if self._known is None:
+        if self._known is None and self._damage is None:
             return []
         return await asyncio.gather(*(self._supervisor.status(service) for service in self._services()))
 
@@ -179,6 +187,8 @@ class Lab:
 
     @property
     def _state(self) -> LabState:
+        if self._damage is not None:
+            raise self._damage
         if self._known is None:
             raise LabError(f"there is no lab in {self.directory}", remedy="bring it up: sev-agent lab up")
         return self._known
@@ -256,7 +266,7 @@ class Lab:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        self._known = None
+        self._known = self._damage = None
 
     def _services(self) -> tuple[Service, ...]:
         """All, in the order in which they are started."""

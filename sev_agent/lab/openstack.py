@@ -78,6 +78,8 @@ password = {password}
 project_name = {project}
 user_domain_name = Default
 project_domain_name = Default
+region_name = {region}
+interface = public
 service_token_roles_required = true
 token_cache_time = 300
 """
@@ -112,7 +114,11 @@ class OpenStack:
             "placement/placement.conf": _PLACEMENT,
         }
         authtoken = _KEYSTONE_AUTHTOKEN.format(
-            keystone=self.keystone_url, user=SERVICE_USER, password=self.password, project=SERVICE_PROJECT
+            keystone=self.keystone_url,
+            user=SERVICE_USER,
+            password=self.password,
+            project=SERVICE_PROJECT,
+            region=REGION,
         )
         for name, text in texts.items():
             path = self.directory / name

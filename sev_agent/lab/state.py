@@ -53,7 +53,9 @@ class LabState(BaseModel):
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise LabError(f"{path} cannot be read: {error}", remedy=f"end the lab, then remove {directory}") from None
+            raise LabError(
+                f"{path} cannot be read: {error}", remedy="end the lab with 'sev-agent lab down --purge'"
+            ) from None
 
     @classmethod
     def create(cls, port_names: Iterable[str], cache: Path) -> Self:
