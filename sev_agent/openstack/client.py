@@ -116,7 +116,8 @@ class ServiceClient:
                     renewed = True
                     continue
                 if answer.status not in accepted:
-                    raise _failure(method, await self.read(answer))
+                    response = await self.read(answer)
+                    raise _failure(method, response) if response.status != 401 else _unauthorized(response, token)
                 yield answer
                 return
 
@@ -157,14 +158,23 @@ class ServiceClient:
         return merged
 
 
+def _unauthorized(response: Response, token: str | None) -> AuthenticationFailed:
+    service = response.service
+    if token is None:
+        return AuthenticationFailed(
+            f"{service} at {response.url} wants a token, and there is no Keystone to have one from",
+            field="auth.type",
+            remedy="set it to 'password', with Keystone's address and a user",
+        )
+    return AuthenticationFailed(
+        f"{service} at {response.url} does not accept a token that Keystone has just issued",
+        remedy=f"check the section keystone_authtoken of {service}'s own configuration",
+    )
+
+
 def _failure(method: str, response: Response) -> Exception:
     service, what = response.service, f"{method} {response.url}"
     match response.status:
-        case 401:
-            return AuthenticationFailed(
-                f"{service} does not accept a token that Keystone has just issued ({what})",
-                remedy=f"check the section keystone_authtoken of {service}'s own configuration",
-            )
         case 403:
             return Forbidden(
                 f"{service} does not permit {what}: {response.excerpt}",
