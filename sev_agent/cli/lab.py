@@ -43,7 +43,7 @@ Cache = Annotated[
 
 
 @app.command()
-def up(  # noqa: PLR0917 - typer calls it by names
+def up(
     directory: Directory = DEFAULT_DIRECTORY,
     cache: Cache = None,
     hosts: Annotated[

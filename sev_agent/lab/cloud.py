@@ -126,7 +126,7 @@ class Lab:
     def agent_config(self, host: Host) -> Path:
         """The configuration file for the daemon of ``host``, written anew. Blocks on the disk."""
         host.directory.mkdir(parents=True, exist_ok=True)
-        path = host.directory / "sev-agent.toml"
+        path = self._agent_file(host)
         port = self._http_port(host)
         text = agents.configuration(host, http_port=port, rabbit_url=self.rabbit_url, cloud=self.cloud)
         write_durably(path, text.encode())
@@ -152,7 +152,7 @@ class Lab:
         await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
         with self._alone():
-            await self._remember(hosts, slots)
+            await self._remember(hosts, slots, agents=agents)
             with self._progress.step("openstack packages") as say:
                 await environment.provide(self.cache, say)
             await self._start_services()
@@ -160,7 +160,9 @@ class Lab:
                 await self._start_hosts()
                 await self._provide_image()
             if agents:
-                await self._supervisor.start_side_by_side([self._agent(host) for host in self.hosts])
+                for each in self.hosts:
+                    await asyncio.to_thread(self.agent_config, each)
+                await self._supervisor.start_side_by_side(self._agents())
 
     async def down(self, *, purge: bool = False) -> Ended:
         """End everything that carries the lab's mark, its services in order. Harmless when nothing runs.
@@ -193,15 +195,15 @@ class Lab:
             raise LabError(f"there is no lab in {self.directory}", remedy="bring it up: sev-agent lab up")
         return self._known
 
-    async def _remember(self, hosts: int | None, slots: int) -> None:
+    async def _remember(self, hosts: int | None, slots: int, *, agents: bool) -> None:
         state = self._known or LabState.create((*rabbitmq.PORT_NAMES, *openstack.PORT_NAMES), self.cache)
         real = await has_working_sev()
         wanted = max(1 if hosts is None else hosts, len(state.hosts))
         if real and wanted > 1:
             self._progress.note("this machine has working SEV: it is the one host of the lab, nothing is simulated")
             wanted = 1
-        state = state.with_hosts(wanted, slots, real=real).model_copy(update={"cache": str(self.cache)})
-        await self._save(state)
+        state = state.with_hosts(wanted, slots, real=real)
+        await self._save(state.model_copy(update={"cache": str(self.cache), "agents": agents}))
 
     async def _save(self, state: LabState) -> None:
         self._known = state
@@ -250,7 +252,7 @@ class Lab:
         """Daemons first, so that none of them sees its guests or its services vanish; then guests; then the rest."""
         if self._known is None:
             return await self._supervisor.end_marked()
-        ended = await self._supervisor.stop_all([self._agent(each, write=False) for each in self.hosts])
+        ended = await self._supervisor.stop_all(self._agents())
         # While libvirtd is there to note that they are gone.
         ended += await self._supervisor.end_marked(GUESTS)
         ended += await self._supervisor.stop_all(self._services())
@@ -276,12 +278,15 @@ class Lab:
             *rabbitmq.services(self.directory, self._state.ports),
             *(cloud.keystone(), cloud.glance(), cloud.placement()),
             *of_hosts,
-            *(self._agent(each, write=False) for each in self.hosts),
+            *(self._agents() if self._state.agents else ()),
         )
 
-    def _agent(self, each: Host, *, write: bool = True) -> Service:
-        path = self.agent_config(each) if write else each.directory / "sev-agent.toml"
-        return agents.service(each, path, self._http_port(each))
+    def _agents(self) -> list[Service]:
+        return [agents.service(each, self._agent_file(each), self._http_port(each)) for each in self.hosts]
+
+    @staticmethod
+    def _agent_file(each: Host) -> Path:
+        return each.directory / "sev-agent.toml"
 
     def _http_port(self, each: Host) -> int:
         return next(known.http_port for known in self._state.hosts if known.name == each.name)

@@ -1,6 +1,7 @@
 """The guest image in the lab's Glance, described as the method asks."""
 
 import asyncio
+import contextlib
 import hashlib
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from uuid import UUID
 import aiohttp
 
 from sev_agent.config import ServiceSection
+from sev_agent.errors import SevAgentError
 from sev_agent.lab.accounts import admin
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.openstack.glance import Glance, ImageNotFound
@@ -36,7 +38,12 @@ async def ensure_guest_image(session: aiohttp.ClientSession, cloud: OpenStack, p
     image = await glance.create_image(
         NAME, disk_format="qcow2", visibility="public", min_disk=1, min_ram=256, properties=PROPERTIES
     )
-    await glance.upload(image.id, path, total_timeout=_UPLOAD_TIMEOUT)
+    try:
+        await glance.upload(image.id, path, total_timeout=_UPLOAD_TIMEOUT)
+    except BaseException:
+        with contextlib.suppress(SevAgentError):
+            await glance.delete_image(image.id)
+        raise
     return image.id
 
 

@@ -41,7 +41,7 @@ _GLANCE = """\
 use_stderr = true
 enabled_backends = file:file
 worker_self_reference_url = {glance}
-enabled_import_methods =
+enabled_import_methods = []
 show_image_direct_url = false
 [glance_store]
 default_backend = file

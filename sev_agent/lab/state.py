@@ -31,13 +31,14 @@ class HostState(BaseModel):
 
 
 class LabState(BaseModel):
-    """The file ``lab.json``."""
+    """The file ``lab.json``. ``agents`` says whether the hosts' daemons belong to the lab."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ports: dict[str, int]
     password: str
     hosts: tuple[HostState, ...] = ()
+    agents: bool = True
     image_id: UUID | None = None
     cache: str
 
