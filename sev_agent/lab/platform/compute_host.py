@@ -1,6 +1,7 @@
 """A compute host of the lab: a real libvirtd in namespaces of its own, over a simulated SEV platform."""
 
 import asyncio
+import compileall
 import contextlib
 import hashlib
 import json
@@ -58,7 +59,10 @@ log_outputs = "3:stderr"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeHost:
-    """Host ``name``, all of whose files are below ``directory``, with room for ``slots`` encrypted guests."""
+    """Host ``name``, all of whose files are below ``directory``, with room for ``slots`` encrypted guests.
+
+    ``directory`` is absolute. A host with no slot is one without SEV.
+    """
 
     name: str
     directory: Path
@@ -97,7 +101,7 @@ class ComputeHost:
         await asyncio.to_thread(self._write)
 
     async def cleanup(self) -> None:
-        """Remove what ``prepare`` wrote and the services left, but the logs. Only when none of them runs."""
+        """Remove what a machine forgets when it restarts; domains, images and logs stay. Only when no service runs."""
         await asyncio.to_thread(self._remove)
 
     def services(self, mark_environment: Mapping[str, str]) -> tuple[Service, ...]:
@@ -108,15 +112,8 @@ class ComputeHost:
         enter = ("/bin/sh", str(self.directory / "bin/enter"))
         etc = "/etc/libvirt"
         limit = () if memlock.may_raise_limits() else (f"LD_PRELOAD={self._limit_library}",)
-        holder = (
-            "unshare",
-            "--mount",
-            "--uts",
-            "--propagation",
-            "private",
-            "/bin/sh",
-            str(self.directory / "bin/hold"),
-        )
+        unshare = ("unshare", "--mount", "--uts", "--propagation", "private")
+        holder = (*unshare, "/bin/sh", str(self.directory / "bin/hold"))
         exports = (f"export {name}={shlex.quote(value)}" for name, value in mark_environment.items())
         return (
             self._service("namespace", (*holder, *exports), self._namespace_ready),
@@ -149,7 +146,7 @@ class ComputeHost:
         self.firmware_slots.show()
 
     def _remove(self) -> None:
-        for name in ("run", "lib", "cache", "etc", "bin", "dev", "real", "shim", "slots", "monitors", "platform"):
+        for name in ("run", "dev", "real", "monitors", "slots"):
             shutil.rmtree(self.directory / name, ignore_errors=True)
         (self.directory / "namespace.pid").unlink(missing_ok=True)
 
@@ -209,10 +206,11 @@ class ComputeHost:
     def _write_emulator(self) -> None:
         """The shim below the host, so that running guests do not depend on the project's files."""
         shim = self.directory / "shim"
-        package = Path(emulator.__file__).parent
-        shutil.copytree(
-            package, shim / "emulator", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
+        (shim / "emulator").mkdir(exist_ok=True)
+        for module in Path(emulator.__file__).parent.glob("*.py"):
+            _replace(shim / "emulator" / module.name, module.read_text())
+        # libvirt probes as another user, who should have nothing to write here.
+        compileall.compile_dir(shim / "emulator", quiet=2)
         settings = {
             "identity": self._identity.hex(),
             "capacity": self._capacity,
@@ -252,7 +250,7 @@ class ComputeHost:
         return True
 
     async def _libvirtd_ready(self) -> bool:
-        """Whether libvirtd answers, and has probed the emulator and found SEV."""
+        """Whether libvirtd answers, has probed the emulator and, where there is SEV, found it."""
         process = await asyncio.create_subprocess_exec(
             *("virsh", "--connect", self.uri, "domcapabilities", "--virttype", "qemu", "--machine", "q35"),
             stdout=asyncio.subprocess.PIPE,
@@ -264,11 +262,13 @@ class ComputeHost:
             process.kill()
             await process.wait()
             raise
-        return b"<sev supported='yes'>" in output
+        return (b"<sev supported='yes'>" if self.slots else b"<domainCapabilities>") in output
 
 
 def _replace(path: Path, content: str, *, mode: int = 0o644) -> None:
-    """Replace ``path`` whole: a guest may be starting from it right now."""
+    """Make ``path`` hold ``content``, at once and only if it does not: a guest may be starting from it right now."""
+    if path.exists() and path.read_text() == content:
+        return
     new = path.with_name(f".{path.name}.new")
     new.write_text(content)
     new.chmod(mode)

@@ -17,6 +17,15 @@ def end_of_sections(program: bytes) -> int:
     return int(base) + _aligned(max(ends))
 
 
+def without_date(program: bytes) -> bytes:
+    """The PE file ``program`` without the time at which it was made, and without the checksum over that."""
+    header = struct.unpack_from("<I", program, 0x3C)[0]
+    plain = bytearray(program)
+    struct.pack_into("<I", plain, header + 8, 0)
+    struct.pack_into("<I", plain, header + 24 + 64, 0)
+    return bytes(plain)
+
+
 def write_sections(directory: Path, sections: Mapping[str, bytes]) -> None:
     """Write each section's content to ``directory``, under its name. Blocks."""
     for name, content in sections.items():

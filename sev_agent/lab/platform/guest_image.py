@@ -137,6 +137,7 @@ async def _write_efi_file(scratch: Path, root: Path, kernel: str, archive: bytes
     position = efi.end_of_sections(await asyncio.to_thread(stub.read_bytes))
     options = efi.section_options(scratch, sections, position)
     await _run("objcopy", *options, str(stub), str(uki))
+    await asyncio.to_thread(lambda: uki.write_bytes(efi.without_date(uki.read_bytes())))
     return uki
 
 

@@ -31,8 +31,9 @@ def holder_script(*, name: str, directories: Mapping[Path, Path], emulator: Path
         f"mount --bind {_q(EMULATOR)} {_q(host / 'real' / EMULATOR.name)}",
         f"mount --bind {_q(emulator)} {_q(EMULATOR)}",
         f"mount --bind {_q(host / 'etc/hosts')} /etc/hosts",
-        # Without these, libvirt asks the machine's systemd for scopes whose names two hosts would share.
-        "for hidden in /run/dbus /sys/fs/cgroup; do [ ! -d $hidden ] || mount -t tmpfs -o size=64k none $hidden; done",
+        # With them, libvirt asks the machine's systemd for scopes, whose names two hosts would share.
+        "[ ! -d /run/dbus ] || mount -t tmpfs -o size=64k none /run/dbus",
+        "! mountpoint --quiet /sys/fs/cgroup || umount --recursive --lazy /sys/fs/cgroup",
         *(
             line
             for target, source in directories.items()

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .command_line import Launch
 
@@ -74,7 +74,7 @@ def _failed() -> tuple[str, ...]:
 class Platform:
     """The monitor of a QEMU that has launched no encrypted guest, on a host that could."""
 
-    commands = frozenset({"query-sev-capabilities"})
+    commands: ClassVar[frozenset[str]] = frozenset({"query-sev-capabilities"})
 
     def __init__(self, identity: bytes) -> None:
         self._identity = identity
@@ -103,6 +103,12 @@ class Platform:
         head += usage.to_bytes(4, "little") + _CERTIFICATE_ALGORITHM.to_bytes(4, "little")
         filler = hashlib.shake_256(self._identity + usage.to_bytes(4, "little"))
         return head + filler.digest(_CERTIFICATE_SIZE - len(head))
+
+
+class Absent(Platform):
+    """The monitor of a QEMU on a host without SEV: the real QEMU itself says that there is none."""
+
+    commands = frozenset()
 
 
 class SevGuest(Platform):
@@ -181,6 +187,11 @@ class SnpGuest(Platform):
 
     def observe(self, command: str) -> None:
         self._running = self._running or command == "cont"
+
+
+def host(identity: bytes, capacity: dict[str, int]) -> Platform:
+    """The firmware's side of a QEMU that launches nothing."""
+    return Platform(identity) if any(capacity.values()) else Absent(identity)
 
 
 def guest(identity: bytes, launch: Launch, handle: int) -> Platform:

@@ -56,7 +56,7 @@ class Shim:
 
     def _launch(self, launch: Launch | None) -> tuple[firmware.Platform, int | None]:
         if launch is None:
-            return firmware.Platform(self._identity), None
+            return firmware.host(self._identity, self._capacity), None
         generation = firmware.check(launch, self._capacity)
         guest = {"pid": os.getpid(), "name": launch.name, "uuid": launch.uuid, "policy": launch.policy}
         try:
