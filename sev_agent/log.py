@@ -8,7 +8,7 @@ import structlog
 
 from sev_agent.config import LogFormat, LogSection
 
-_QUIET = ("aio_pika", "aiormq", "aiohttp.access", "apscheduler", "pycdlib")
+_QUIET = ("asyncio", "aio_pika", "aiormq", "aiohttp.access", "apscheduler", "pycdlib")
 """Libraries whose informational records repeat what we log ourselves."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,9 @@ app = typer.Typer(help="Build, list, show and delete the instances of one host."
 
 _POLL_SECONDS: Final = 5.0
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
+
+# ECMA-48, section 5.4: parameter bytes, intermediate bytes, a final byte.
+_CONTROL_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
@@ -276,4 +280,5 @@ def _encoded(path: Path) -> str:
 
 def _printable(text: str) -> str:
     """A guest's output must not steer the operator's terminal."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+    plain = _CONTROL_SEQUENCE.sub("", text.replace("\r\n", "\n"))
+    return "".join(c for c in plain if c.isprintable() or c in "\n\t")

@@ -54,7 +54,7 @@ def state(name: str) -> str:
 def table(*columns: str) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        result.add_column(column, overflow="fold")
+        result.add_column(column, no_wrap=column in {"uuid", "state"}, overflow="fold")
     return result
 
 

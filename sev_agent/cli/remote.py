@@ -10,6 +10,8 @@ from uuid import UUID
 import typer
 from pydantic import JsonValue
 
+from sev_agent import log
+from sev_agent.config import LogSection
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
@@ -55,6 +57,7 @@ class Remote:
 @contextlib.asynccontextmanager
 async def connected(url: str, host: str) -> AsyncIterator[Remote]:
     """Raises ``BrokerUnavailable`` when the broker does not answer within ten seconds."""
+    log.configure(LogSection(level="error"))
     broker = Broker(
         url,
         connection_name="sev-agent command",
