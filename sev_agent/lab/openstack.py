@@ -16,6 +16,8 @@ SERVICE_PROJECT = "service"
 
 _LAUNCHER = Path(__file__).with_name("wsgi.py")
 
+# The databases need not survive a loss of power, only of a process: they do not wait for the disk.
+
 # Least that bcrypt allows: a lab's passwords are random, and each login would cost a quarter of a second of CPU.
 _KEYSTONE = """\
 [DEFAULT]
@@ -23,6 +25,7 @@ use_stderr = true
 log_file =
 [database]
 connection = sqlite:///{home}/keystone.db
+sqlite_synchronous = false
 [token]
 provider = fernet
 [fernet_tokens]
@@ -53,6 +56,7 @@ filesystem_store_datadir = {home}/staging
 filesystem_store_datadir = {home}/tasks
 [database]
 connection = sqlite:///{home}/glance.db
+sqlite_synchronous = false
 [paste_deploy]
 flavor = keystone
 config_file = {environment}/etc/glance/glance-api-paste.ini
@@ -65,6 +69,7 @@ use_stderr = true
 auth_strategy = keystone
 [placement_database]
 connection = sqlite:///{home}/placement.db
+sqlite_synchronous = false
 sync_on_startup = true
 {keystone_authtoken}"""
 
