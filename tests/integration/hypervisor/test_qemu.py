@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import groupby
 from uuid import UUID, uuid4
 
 import pytest
@@ -48,7 +49,8 @@ async def test_runs_and_removes_a_real_guest(host: Host) -> None:
         while Lifecycle.UNDEFINED not in seen:
             seen.append((await host.events.get()).event)
     assert seen[:1] == [Lifecycle.DEFINED]
-    assert [event for event in seen if event in {Lifecycle.STARTED, Lifecycle.STOPPED, Lifecycle.REBOOTED}] == [
+    told = (event for event in seen if event in {Lifecycle.STARTED, Lifecycle.STOPPED, Lifecycle.REBOOTED})
+    assert [event for event, _ in groupby(told)] == [  # one reset may be told more than once
         Lifecycle.STARTED,
         Lifecycle.REBOOTED,
         Lifecycle.STOPPED,
