@@ -20,10 +20,11 @@ def _disk(disk: Disk, devices: Element) -> None:
         case DiskBus.VIRTIO:
             driver.set("iommu", "on")
             add(element, "target", dev="vda", bus="virtio")
+            add(element, "boot", order="1")
         case DiskBus.SCSI | DiskBus.SATA:
             add(element, "target", dev="sda", bus=disk.bus.value)
+            add(element, "boot", order="1")
             _address(element, unit=0)
-    add(element, "boot", order="1")
 
 
 def _config_drive(drive: ConfigDrive, devices: Element) -> None:
@@ -37,9 +38,8 @@ def _config_drive(drive: ConfigDrive, devices: Element) -> None:
 
 def _address(element: Element, *, unit: int) -> None:
     """A place by name: libvirt would derive it from the target's name, differently on each bus."""
-    place = {"controller": "0", "bus": "0"}
-    # A SCSI disk is a target's logical unit; on SATA, a unit is a port.
-    add(element, "address", type="drive", **place, target="0", unit=str(unit))
+    # On virtio-scsi the unit is a logical unit of target 0, on SATA a port.
+    add(element, "address", type="drive", controller="0", bus="0", target="0", unit=str(unit))
 
 
 def _scsi_controller(spec: DomainSpec, devices: Element) -> None:
