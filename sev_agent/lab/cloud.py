@@ -43,6 +43,7 @@ export OS_PROJECT_NAME={user}
 export OS_USER_DOMAIN_NAME=Default
 export OS_PROJECT_DOMAIN_NAME=Default
 export OS_REGION_NAME={region}
+export SEV_AGENT_BROKER_URL='{rabbit_url}'
 export PATH="{tools}:$PATH"
 """
 
@@ -303,6 +304,7 @@ class Lab:
             user=ADMIN,
             password=self._state.password,
             region=openstack.REGION,
+            rabbit_url=self.rabbit_url,
             tools=self.cloud.environment / "bin",
         )
         write_durably(self.directory / "openrc", text.encode())

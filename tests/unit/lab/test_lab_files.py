@@ -1,0 +1,141 @@
+"""What a lab writes and remembers."""
+
+import json
+import socket
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from sev_agent import config
+from sev_agent.lab import agents, environment
+from sev_agent.lab.cloud import Lab, check_directory, mounts_below
+from sev_agent.lab.host import RealHost, _kernel_offers_sev, libvirt_offers_sev
+from sev_agent.lab.openstack import OpenStack
+from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.service import LabError
+from sev_agent.lab.state import LabState, free_ports
+
+PORTS = {"keystone": 25001, "glance": 25002, "placement": 25003}
+RABBIT = "amqp://sev-agent:pa%22ss@127.0.0.1:25000/"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> OpenStack:
+    return OpenStack(directory=tmp_path, environment=tmp_path / "venv", ports=PORTS, password='pa"ss\\word')
+
+
+def loaded(text: str, tmp_path: Path) -> config.AgentConfig:
+    path = tmp_path / "sev-agent.toml"
+    path.write_text(text)
+    return config.load(path, {})
+
+
+def test_the_daemon_of_a_simulated_host_can_read_its_configuration(cloud: OpenStack, tmp_path: Path) -> None:
+    """Every value arrives as meant, quotes and backslashes in a password too."""
+    host = ComputeHost(name="compute-1", directory=tmp_path / "compute-1", slots=3)
+    text = agents.configuration(host, http_port=25010, rabbit_url=RABBIT, cloud=cloud)
+    read = loaded(text, tmp_path)
+    assert read.host.name == "compute-1"
+    assert read.host.state_dir == tmp_path / "compute-1/agent"
+    assert (read.hypervisor.uri, read.hypervisor.virt_type) == (host.uri, "qemu")
+    assert (read.encryption.platform_root, read.encryption.limit) == (host.platform_root, 3)
+    assert read.messaging.url.get_secret_value() == RABBIT
+    assert read.auth.password.get_secret_value() == cloud.password
+    assert (read.auth.auth_url, read.glance.endpoint) == ("http://127.0.0.1:25001/v3", "http://127.0.0.1:25002")
+    assert (read.placement.endpoint, read.http.port) == ("http://127.0.0.1:25003", 25010)
+
+
+def test_a_real_host_keeps_its_own_limits(cloud: OpenStack, tmp_path: Path) -> None:
+    """With working SEV nothing is set that the hardware says itself."""
+    host = RealHost(name="compute-1", directory=tmp_path / "compute-1")
+    read = loaded(agents.configuration(host, http_port=25010, rabbit_url=RABBIT, cloud=cloud), tmp_path)
+    assert (read.hypervisor.virt_type, read.encryption.limit) == ("kvm", None)
+    assert read.encryption.platform_root == Path("/")
+
+
+def test_the_environments_name_follows_what_is_in_it() -> None:
+    """Another version of anything, or another Python, is another environment; the same is the same."""
+    first = environment.key(b"glance==33.0.0\n", "3.11")
+    assert first == environment.key(b"glance==33.0.0\n", "3.11")
+    assert len({first, environment.key(b"glance==33.0.1\n", "3.11"), environment.key(b"glance==33.0.0\n", "3.13")}) == 3
+
+
+def test_every_requirement_is_pinned_and_none_names_a_host() -> None:
+    """The file is a plain list of exact versions."""
+    lines = environment.REQUIREMENTS.read_text().splitlines()
+    assert all(line.count("==") == 1 and "/" not in line and "@" not in line for line in lines)
+    assert {"keystone", "glance", "openstack-placement", "waitress"} <= {line.partition("==")[0] for line in lines}
+
+
+def test_the_state_survives_being_written(tmp_path: Path) -> None:
+    """What is saved is what is loaded, readable by its owner only."""
+    state = LabState.create(("a", "b"), tmp_path).with_hosts(2, 15).model_copy(update={"image_id": UUID(int=7)})
+    state.save(tmp_path)
+    assert LabState.load(tmp_path) == state
+    assert (tmp_path / "lab.json").stat().st_mode & 0o077 == 0
+
+
+def test_known_hosts_keep_their_ports_and_slots(tmp_path: Path) -> None:
+    """More hosts leave those that are there as they are."""
+    one = LabState.create(("a",), tmp_path).with_hosts(1, 15)
+    three = one.with_hosts(3, 4)
+    assert three.hosts[0] == one.hosts[0]
+    assert [host.slots for host in three.hosts] == [15, 4, 4]
+    assert len({host.http_port for host in three.hosts} | set(three.ports.values())) == 4
+
+
+def test_ports_that_are_taken_are_not_given() -> None:
+    """Neither a port that something listens on, nor one that is named."""
+    (port,) = free_ports(1)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        assert port not in free_ports(200)
+    assert port not in free_ports(200, taken=[port])
+
+
+def test_a_damaged_state_is_an_error_that_still_lets_the_lab_end(tmp_path: Path) -> None:
+    """Nothing is guessed from half a file; the error says what to do."""
+    (tmp_path / "lab.json").write_text(json.dumps({"ports": {}}))
+    with pytest.raises(LabError, match=r"lab\.json cannot be read.*down --purge"):
+        _ = Lab(tmp_path).keystone_url
+
+
+async def test_a_directory_without_a_lab_has_no_status(tmp_path: Path) -> None:
+    """Asking changes nothing."""
+    assert await Lab(tmp_path / "nothing").status() == []
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_directory_too_deep_for_sockets_is_refused() -> None:
+    """The last length that fits is accepted, one byte more is refused with a remedy."""
+    longest = len("/hosts/compute-99/run/libvirt/virtlogd-admin-sock")
+    check_directory(Path("/" + "x" * (106 - longest)))
+    with pytest.raises(LabError, match=r"too long by 1 bytes.*--dir"):
+        check_directory(Path("/" + "x" * (107 - longest)))
+
+
+def test_mounts_below_a_directory_are_seen() -> None:
+    """The root has some, a directory without any has none."""
+    assert "/proc" in mounts_below(Path("/"))
+    assert mounts_below(Path("/proc/1/nothing")) == ()
+
+
+@pytest.mark.parametrize(("parameter", "expected"), [("1\n", True), ("Y\n", True), ("0\n", False), ("N\n", False)])
+def test_the_kernels_word_on_sev(parameter: str, expected: bool, tmp_path: Path) -> None:  # noqa: FBT001 - parametrized
+    """The parameter of kvm_amd is 1 or Y, by the kernel's version, and both devices are there."""
+    (tmp_path / "sys/module/kvm_amd/parameters").mkdir(parents=True)
+    (tmp_path / "sys/module/kvm_amd/parameters/sev").write_text(parameter)
+    assert not _kernel_offers_sev(tmp_path)
+    (tmp_path / "dev").mkdir()
+    for device in ("sev", "kvm"):
+        (tmp_path / "dev" / device).touch()
+    assert _kernel_offers_sev(tmp_path) is expected
+
+
+def test_libvirts_word_on_sev() -> None:
+    """Only 'yes' is yes."""
+    document = b"<domainCapabilities><features><sev supported='%s'/></features></domainCapabilities>"
+    assert libvirt_offers_sev(document % b"yes")
+    assert not libvirt_offers_sev(document % b"no")
+    assert not libvirt_offers_sev(b"<domainCapabilities><features/></domainCapabilities>")

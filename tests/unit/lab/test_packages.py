@@ -1,0 +1,131 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sev_agent.lab import packages
+from sev_agent.lab.packages import Package, PackagesError
+
+OURS = packages._POLICY_TEXT
+
+
+def test_while_packages_are_installed_no_service_may_start(tmp_path: Path) -> None:
+    """invoke-rc.d's policy refuses (status 101) inside, and is gone afterwards."""
+    policy = tmp_path / "policy-rc.d"
+    with packages._no_services_start(policy):
+        assert subprocess.run([policy, "rabbitmq-server", "start"], check=False).returncode == 101
+    assert not policy.exists()
+
+
+def test_the_policy_is_removed_when_the_installation_fails(tmp_path: Path) -> None:
+    """A failure leaves the machine as it was."""
+    policy = tmp_path / "policy-rc.d"
+    with pytest.raises(RuntimeError), packages._no_services_start(policy):
+        raise RuntimeError
+    assert not policy.exists()
+
+
+def test_a_policy_of_the_machine_stays(tmp_path: Path) -> None:
+    """An administrator's own policy is neither replaced nor removed."""
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 0\n")
+    with packages._no_services_start(policy):
+        assert policy.read_text() == "#!/bin/sh\nexit 0\n"
+    assert policy.exists()
+
+
+def test_a_policy_that_a_killed_run_left_is_taken_over(tmp_path: Path) -> None:
+    """What an earlier run had no time to remove is removed by the next."""
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text(OURS)
+    with packages._no_services_start(policy):
+        assert os.access(policy, os.X_OK)
+    assert not policy.exists()
+
+
+def test_an_absent_and_an_old_package_are_missing() -> None:
+    """What is not installed is missing, and so is what is too old; what is there is not."""
+    absent, old = Package("no-such-package-anywhere"), Package("dpkg", "99")
+    assert packages.missing([Package("dpkg"), absent, Package("dpkg", "1.0"), old]) == [absent, old]
+
+
+def test_nothing_missing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has everything is left alone, and nothing is announced."""
+    monkeypatch.setattr(packages, "needed", lambda _: (Package("dpkg"),))
+    said: list[str] = []
+    assert packages.install("all", say=said.append) == []
+    assert said == []
+
+
+@pytest.mark.parametrize("release", ["ID=debian\nVERSION_ID=11\n", "ID=fedora\nVERSION_ID=41\n", ""])
+def test_other_systems_are_told_what_is_needed(release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere than on Debian 12 and 13 the error lists what to install by hand."""
+    (tmp_path / "os-release").write_text(release)
+    monkeypatch.setattr(packages, "_OS_RELEASE", tmp_path / "os-release")
+    monkeypatch.setattr(packages, "needed", lambda _: (Package("no-such-package", "1:9.1"),))
+    with pytest.raises(PackagesError, match=r"Debian 12 and 13.*no-such-package \(>= 9.1\)"):
+        packages.install("all", say=lambda _: None)
+
+
+def test_backports_of_libvirt_take_their_installed_parts_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Debian 12 an installed libvirt-dev moves with the daemon, or apt would have to remove it."""
+    installed = {
+        "libvirt-dev": packages._Installed("9.0.0-4", "libvirt"),
+        "gcc": packages._Installed("4:12.2.0", "gcc-defaults"),
+    }
+    monkeypatch.setattr(packages, "_installed", lambda: installed)
+    asked = packages._selection([Package("libvirt-daemon", "10.5"), Package("ovmf")], "bookworm")
+    assert asked == ["ovmf", "libvirt-daemon/bookworm-backports", "libvirt-dev/bookworm-backports"]
+
+
+def test_debian_13_needs_no_backports() -> None:
+    """Its own versions are new enough."""
+    assert packages._selection([Package("libvirt-daemon", "10.5")], "trixie") == ["libvirt-daemon"]
+
+
+@pytest.fixture
+def apt(tmp_path: Path) -> Path:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text("deb http://mirror.example/debian bookworm main\n")
+    return tmp_path
+
+
+def _refuse(command: object) -> None:
+    raise PackagesError(f"{command} failed")
+
+
+def test_the_package_source_is_announced_before_it_is_added(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator hears the file's name and content while it is not there yet."""
+    monkeypatch.setattr(packages, "_run", lambda _: None)
+    path = apt / "sources.list.d/bookworm-backports.list"
+    said: list[tuple[str, bool]] = []
+    packages._add_backports(apt, "bookworm", lambda text: said.append((text, path.exists())))
+    ((text, existed),) = said
+    assert str(path) in text
+    assert "http://mirror.example/debian bookworm-backports main" in text
+    assert not existed
+    assert path.read_text() in text
+
+
+@pytest.mark.parametrize("prepare", [lambda apt: None, lambda apt: (apt / "sources.list").write_text("")])
+def test_a_source_that_cannot_be_used_is_not_left(
+    apt: Path, prepare: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address without backports, or no address at all, is an error, and the machine's sources are as before."""
+    prepare(apt)
+    monkeypatch.setattr(packages, "_run", _refuse)
+    with pytest.raises(PackagesError):
+        packages._add_backports(apt, "bookworm", lambda _: None)
+    assert list((apt / "sources.list.d").iterdir()) == []
+
+
+def test_it_runs_without_any_package_of_pythons() -> None:
+    """On a bare machine the module is imported with the standard library alone (-S hides site-packages)."""
+    code = "import sev_agent.lab.packages as p; print(len(p.needed('all')))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True, cwd=Path.cwd()
+    )
+    assert int(done.stdout) > 10
