@@ -22,7 +22,8 @@ from sev_agent.schema import BuildArguments, parse
 
 app = typer.Typer(help="Build, list, show and delete the instances of one host.", no_args_is_help=True)
 
-_POLL_SECONDS: Final = 5.0
+_ASK_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 0.1
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
 
 # ECMA-48, section 5.4: parameter bytes, intermediate bytes, a final byte.
@@ -75,7 +76,7 @@ def build(
         if user_data is not None:
             instance["user_data"] = _encoded(user_data)
         parse(BuildArguments, {"instance": instance})
-        view = asyncio.run(_build(broker, host, instance, wait=wait, limit=timeout, quiet=as_json))
+        view = asyncio.run(_build(broker, host, instance, limit=timeout if wait else None, quiet=as_json))
     _show(view, as_json=as_json)
 
 
@@ -154,29 +155,65 @@ def delete(
 ) -> None:
     """Delete an instance. One that is gone already is a success."""
     with output.errors():
-        asyncio.run(_delete(broker, host, parse_uuid(uuid), wait=wait, limit=timeout))
+        asyncio.run(_delete(broker, host, parse_uuid(uuid), limit=timeout if wait else None))
     if as_json:
         output.print_json({"uuid": uuid, "state": "deleted" if wait else "deleting"})
     else:
         typer.echo(f"Instance {uuid} is deleted." if wait else f"Instance {uuid} is being deleted.")
 
 
-async def _build(
-    url: str, host: str, instance: dict[str, Any], *, wait: bool, limit: float, quiet: bool
-) -> dict[str, Any]:
-    uuid, screen = instance["uuid"], Console(stderr=True, quiet=quiet)
-    async with (
-        connected(url, host) as remote,
-        subscribe(remote.broker, max_message_bytes=MAX_REPLY_BYTES) as notifications,
-    ):
-        await remote.order("build_and_run_instance", instance=instance)
-        screen.print(f"{host} has accepted instance {uuid}.", highlight=False)
-        if wait:
-            await _follow(remote, uuid, notifications, limit, screen)
-        view: Any = await remote.ask("get_instance", instance_uuid=uuid)
-    if wait and view["state"] == "error":
+async def follow_build(remote: Remote, instance: dict[str, Any], *, limit: float, screen: Console) -> dict[str, Any]:
+    """Request a build, show its steps as they end, and return the instance. Raises ``OperationFailed``."""
+    uuid = instance["uuid"]
+    async with subscribe(remote.broker, max_message_bytes=MAX_REPLY_BYTES) as notifications:
+        await _request(remote, instance, screen)
+        await _follow(remote, uuid, notifications, limit, screen)
+    view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+    if view["state"] == "error":
         raise OperationFailed(_fault(view))
     return dict(view)
+
+
+async def follow_deletion(remote: Remote, uuid: str, *, limit: float) -> None:
+    """Request a deletion, and return when nothing is left. Raises ``OperationFailed``."""
+    await remote.order("terminate_instance", instance_uuid=uuid)
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+        except RemoteError as error:
+            if error.code == "instance.not_found":
+                return
+            raise
+        if time.monotonic() > deadline:
+            raise OperationFailed(
+                f"instance {uuid} is still {view['state']} after {limit:g} s",
+                remedy="it goes on; see the host's /readyz for what it waits for",
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _build(url: str, host: str, instance: dict[str, Any], *, limit: float | None, quiet: bool) -> dict[str, Any]:
+    screen = Console(stderr=True, quiet=quiet)
+    async with connected(url, host) as remote:
+        if limit is not None:
+            return await follow_build(remote, instance, limit=limit, screen=screen)
+        await _request(remote, instance, screen)
+        view: Any = await remote.ask("get_instance", instance_uuid=instance["uuid"])
+        return dict(view)
+
+
+async def _request(remote: Remote, instance: dict[str, Any], screen: Console) -> None:
+    await remote.order("build_and_run_instance", instance=instance)
+    screen.print(f"{remote.host} has accepted instance {instance['uuid']}.", highlight=False)
+
+
+async def _delete(url: str, host: str, uuid: str, *, limit: float | None) -> None:
+    async with connected(url, host) as remote:
+        if limit is None:
+            await remote.order("terminate_instance", instance_uuid=uuid)
+        else:
+            await follow_deletion(remote, uuid, limit=limit)
 
 
 async def _follow(
@@ -188,7 +225,7 @@ async def _follow(
     try:
         with screen.status("building"):
             while time.monotonic() < deadline:
-                done, _ = await asyncio.wait({arriving}, timeout=_POLL_SECONDS)
+                done, _ = await asyncio.wait({arriving}, timeout=_ASK_SECONDS)
                 if not done:
                     view: Any = await remote.ask("get_instance", instance_uuid=uuid)
                     if view["state"] in {"active", "error"}:
@@ -215,25 +252,6 @@ def _is_last(notification: Notification, screen: Console) -> bool:
         case "end" | "error":
             return True
     return False
-
-
-async def _delete(url: str, host: str, uuid: str, *, wait: bool, limit: float) -> None:
-    async with connected(url, host) as remote:
-        await remote.order("terminate_instance", instance_uuid=uuid)
-        deadline = time.monotonic() + limit
-        while wait:
-            try:
-                view: Any = await remote.ask("get_instance", instance_uuid=uuid)
-            except RemoteError as error:
-                if error.code == "instance.not_found":
-                    return
-                raise
-            if time.monotonic() > deadline:
-                raise OperationFailed(
-                    f"instance {uuid} is still {view['state']} after {limit:g} s",
-                    remedy="it goes on; see the host's /readyz for what it waits for",
-                )
-            await asyncio.sleep(0.1)
 
 
 def _show(view: dict[str, Any], *, as_json: bool) -> None:

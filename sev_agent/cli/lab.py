@@ -59,9 +59,29 @@ def up(
     install: Annotated[bool, typer.Option(help="Install what is missing of the system packages.")] = True,
 ) -> None:
     """Bring the lab up: what is up stays as it is, what is missing is started."""
+    with _errors():
+        lab = bring_up(directory, cache, hosts=hosts, slots=slots, agents=agents, install=install)
+    _say(
+        f"  what runs:     sev-agent lab status{_option(lab)}",
+        f"  what it says:  sev-agent lab logs{_option(lab)} NAME",
+        f"  as a client:   . {lab.directory}/openrc; openstack image list",
+        f"  end it:        sev-agent lab down{_option(lab)}",
+    )
+
+
+def bring_up(
+    directory: Path,
+    cache: Path | None,
+    *,
+    hosts: int | None = None,
+    slots: int = DEFAULT_SLOTS,
+    agents: bool = True,
+    install: bool = True,
+) -> Lab:
+    """Bring the lab in ``directory`` up, showing how it goes. Raises ``LabError``."""
     _need_root()
     started = time.monotonic()
-    with _errors(), OnConsole(console := Console(stderr=True)) as progress:
+    with OnConsole(console := Console(stderr=True)) as progress:
         lab = Lab(directory, cache=cache, progress=progress)
         if install:
             with progress.step("system packages") as say:
@@ -69,12 +89,7 @@ def up(
                 say(f"installed {len(missing)}" if missing else "were there")
         asyncio.run(lab.up(hosts=hosts, agents=agents, slots=slots))
         console.print(f"The lab in {lab.directory} is up after {time.monotonic() - started:.0f} s.", highlight=False)
-    _say(
-        f"  what runs:     sev-agent lab status{_option(lab)}",
-        f"  what it says:  sev-agent lab logs{_option(lab)} NAME",
-        f"  as a client:   . {lab.directory}/openrc; openstack image list",
-        f"  end it:        sev-agent lab down{_option(lab)}",
-    )
+    return lab
 
 
 @app.command()

@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
     "instance": "sev_agent.cli.instance",
     "lab": "sev_agent.cli.lab",
+    "demo": "sev_agent.cli.demo",
 }
 """A name's module; its ``app`` is the group, or the command where it has only one."""
 

@@ -58,11 +58,11 @@ async def domain_evidence(host: Host, uuid: UUID) -> DomainEvidence:
     """Ask the libvirtd of ``host`` through its own client, as an operator would. Raises ``ProgramFailed``."""
     domain = parse_domain(await _virsh(host, "dumpxml", domain_name(uuid)))
     information = await _virsh(host, "domlaunchsecinfo", domain_name(uuid))
-    security = domain.find("launchSecurity")
+    security, kind = domain.find("launchSecurity"), domain.find("os/type")
     return DomainEvidence(
         launch_security="none" if security is None else security.get("type", ""),
         policy="" if security is None else security.findtext("policy") or "",
-        machine=domain.xpath("string(os/type/@machine)"),
+        machine="" if kind is None else kind.get("machine", ""),
         locked=domain.find("memoryBacking/locked") is not None,
         firmware=domain.findtext("os/loader") or "",
         devices=dict(_virtio_devices(domain)),

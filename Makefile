@@ -1,0 +1,53 @@
+# Everything here works from a fresh clone; system packages that are missing are installed, and named first.
+# PYTHON is the interpreter that the virtual environment is made with.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Downloads, the OpenStack services' environment and the guest image, shared by the demo and the tests.
+export SEV_AGENT_LAB_CACHE ?= /var/cache/sev-agent-lab
+
+.PHONY: help demo down test test-unit test-integration test-e2e lint bench clean
+
+help: ## Show what there is.
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Bring a lab up, boot an encrypted guest in it, show the evidence.
+	$(RUN)/sev-agent demo
+
+down: $(STAMP) ## End the lab that the demo left up.
+	$(RUN)/sev-agent lab down
+
+test: lint test-unit test-integration test-e2e ## Run everything that CI runs.
+
+test-unit: $(STAMP) ## Run what needs no services: seconds.
+	$(RUN)/pytest tests/unit
+
+test-integration: $(STAMP) lab-packages ## Run each adapter against its real service.
+	$(RUN)/pytest tests/integration
+
+test-e2e: $(STAMP) lab-packages ## Boot real guests on a lab of the tests' own.
+	$(RUN)/pytest tests/e2e
+
+lint: $(STAMP) ## Check style and types.
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(STAMP) lab-packages ## Measure against bare libvirt; writes build/bench.json.
+	$(RUN)/python -m tests.bench
+
+clean: ## Remove what was built here; the lab and its cache stay.
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: lab-packages
+lab-packages: $(STAMP)
+	$(RUN)/python -m sev_agent.lab.packages --for lab
+
+# The package brings its C extension for libvirt, which is compiled here: so its headers come first.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m sev_agent.lab.packages --for build
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
