@@ -54,8 +54,10 @@ class LabState(BaseModel):
         except FileNotFoundError:
             return None
         except ValidationError as error:
+            # Not the error's own text, which would show the password.
+            faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'file'}: {f['msg']}" for f in error.errors())
             raise LabError(
-                f"{path} cannot be read: {error}", remedy="end the lab with 'sev-agent lab down --purge'"
+                f"{path} cannot be used: {faults}", remedy="end the lab with 'sev-agent lab down --purge'"
             ) from None
 
     @classmethod

@@ -94,11 +94,12 @@ def test_ports_that_are_taken_are_not_given() -> None:
     assert port not in free_ports(200, taken=[port])
 
 
-def test_a_damaged_state_is_an_error_that_still_lets_the_lab_end(tmp_path: Path) -> None:
+def test_a_damaged_state_is_an_error_that_shows_no_secret(tmp_path: Path) -> None:
     """Nothing is guessed from half a file; the error says what to do."""
-    (tmp_path / "lab.json").write_text(json.dumps({"ports": {}}))
-    with pytest.raises(LabError, match=r"lab\.json cannot be read.*down --purge"):
+    (tmp_path / "lab.json").write_text(json.dumps({"ports": {}, "password": "secret"}))
+    with pytest.raises(LabError, match=r"lab\.json cannot be used: cache: .*down --purge") as raised:
         _ = Lab(tmp_path).keystone_url
+    assert "secret" not in str(raised.value)
 
 
 async def test_a_directory_without_a_lab_has_no_status(tmp_path: Path) -> None:

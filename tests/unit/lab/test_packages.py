@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,12 +109,10 @@ def test_the_package_source_is_announced_before_it_is_added(apt: Path, monkeypat
     assert path.read_text() in text
 
 
-@pytest.mark.parametrize("prepare", [lambda apt: None, lambda apt: (apt / "sources.list").write_text("")])
-def test_a_source_that_cannot_be_used_is_not_left(
-    apt: Path, prepare: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("sources", ["deb http://mirror.example/debian bookworm main\n", ""])
+def test_a_source_that_cannot_be_used_is_not_left(apt: Path, sources: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address without backports, or no address at all, is an error, and the machine's sources are as before."""
-    prepare(apt)
+    (apt / "sources.list").write_text(sources)
     monkeypatch.setattr(packages, "_run", _refuse)
     with pytest.raises(PackagesError):
         packages._add_backports(apt, "bookworm", lambda _: None)

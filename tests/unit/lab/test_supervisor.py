@@ -19,7 +19,7 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     await supervisor.end_marked()
 
 
-def service(directory: Path, script: str = "touch up; exec sleep 60", *, timeout: float = 10) -> Service:
+def service(directory: Path, script: str = ": > up; exec sleep 60", *, timeout: float = 10) -> Service:
     async def ready() -> bool:
         return (directory / "up").exists()
 
@@ -52,6 +52,7 @@ async def test_a_killed_service_is_started_anew(supervisor: Supervisor, tmp_path
     before = await supervisor.marked()
     assert len(before) == 2
     os.kill(next(process.pid for process in before if process.leader), signal.SIGKILL)
+    (tmp_path / "up").unlink()
     await supervisor.start(service(tmp_path))
     (after,) = await supervisor.marked()
     assert after.pid not in {process.pid for process in before}
@@ -68,7 +69,7 @@ async def test_a_service_that_is_never_ready_is_an_error(supervisor: Supervisor,
     with pytest.raises(ServiceError, match=r"(?s)not ready after 0.3 s.*thinking"):
         await supervisor.start(service(tmp_path, "echo thinking; exec sleep 60", timeout=0.3))
     (stuck,) = await supervisor.marked()
-    await supervisor.start(service(tmp_path))
+    await supervisor.start(service(tmp_path, timeout=1))
     assert stuck.pid not in pids(tmp_path)
 
 
