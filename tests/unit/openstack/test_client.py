@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -76,8 +77,10 @@ async def test_refused_token_is_renewed_once(session: aiohttp.ClientSession, ser
 async def test_fresh_token_refused_is_an_authentication_failure(session: aiohttp.ClientSession, serve: Serve) -> None:
     """A service that refuses also the renewed token is asked twice, not for ever."""
     handler, seen = answering(401)
+    things = client(session, await serve(handler), Tokens())
     with pytest.raises(AuthenticationFailed) as caught:
-        await get(client(session, await serve(handler), Tokens()))
+        async with asyncio.timeout(5):
+            await get(things)
     assert len(seen) == 2
     assert not caught.value.retryable
     assert "things" in str(caught.value)
@@ -243,6 +246,13 @@ async def test_endpoint_from_the_catalog(session: aiohttp.ClientSession, serve: 
     identity.address = await serve(handler)
     await get(client(session, None, identity))
     assert seen[0].path == "/thing/x"
+
+
+async def test_service_that_wants_a_token(session: aiohttp.ClientSession, serve: Serve) -> None:
+    """Without Keystone a 401 says that Keystone must be configured."""
+    handler, _ = answering(401)
+    with pytest.raises(AuthenticationFailed, match=r"auth\.type"):
+        await get(client(session, await serve(handler)))
 
 
 async def test_no_identity_needs_an_endpoint(session: aiohttp.ClientSession) -> None:

@@ -170,7 +170,7 @@ async def test_download_of_another_length(
 async def test_download_that_stalls(session: aiohttp.ClientSession) -> None:
     """Silence for longer than the idle limit ends a download long before its total limit."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc"
-    async with raw_server(answer, hang=True) as address:
+    async with raw_server(answer, hang=True) as address, asyncio.timeout(5):
         with pytest.raises(ServiceUnavailable, match="in time"):
             await pieces(glance(session, address), image(), total=60, idle=0.2)
 

@@ -139,13 +139,19 @@ async def test_next_caller_tries_again_after_a_failure(identity: KeystoneIdentit
 
 
 async def test_cancelled_caller_does_not_spoil_the_others(identity: KeystoneIdentity, keystone: Keystone) -> None:
-    """When the caller that asks Keystone is cancelled, one that waits for it asks in its place."""
-    keystone.delay = 0.2
+    """When the caller that asks Keystone is cancelled, one that waits for it asks in its place.
+
+    A failure from before is not taken for the outcome.
+    """
+    keystone.status = 503
+    with pytest.raises(ServiceUnavailable):
+        await identity.token()
+    keystone.status, keystone.delay = 201, 0.2
     first, second = asyncio.create_task(identity.token()), asyncio.create_task(identity.token())
-    while not keystone.requests:  # noqa: ASYNC110 - the server is another task of this loop
+    while len(keystone.requests) < 2:  # noqa: ASYNC110 - the server is another task of this loop
         await asyncio.sleep(0)
     first.cancel()
-    assert await second == "token-2"
+    assert await second == "token-3"
 
 
 async def test_renewed_before_its_end(identity: KeystoneIdentity, keystone: Keystone, clock: Clock) -> None:

@@ -226,8 +226,8 @@ DOCUMENTS: dict[type[BaseModel], dict[str, Any]] = {
     ProviderAllocationsDocument: {"resource_provider_generation": 1, **CLAIM},
     ProvidersDocument: {"resource_providers": [{**PROVIDER, "parent_provider_uuid": None}]},
 }
-JUNK: st.SearchStrategy[Any] = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+JUNK: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({})
 )
 
 
