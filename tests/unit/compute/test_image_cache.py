@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,29 @@ async def test_space_is_promised_once(cache: ImageCache, source: MemorySource, m
     await first
 
 
+async def test_a_finished_image_is_counted_once(
+    make: Make, source: MemorySource, megabytes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment between its rename and the end of its download, an image does not count twice."""
+    cache = make(cache_max_gb=2)
+    discard, entered, go_on = IncomingFile._discard, threading.Event(), threading.Event()
+
+    def slow(file: IncomingFile) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        discard(file)
+
+    monkeypatch.setattr(IncomingFile, "_discard", slow)
+    first = asyncio.create_task(_fetch(cache, source.add(_raw("a"), disk_format="raw")))
+    assert await asyncio.to_thread(entered.wait, 10)
+    monkeypatch.undo()
+    monkeypatch.setattr(image_cache, "GIB", MIB)
+    second = await _fetch(cache, source.add(_raw("b"), disk_format="raw"))
+    go_on.set()
+    assert (await first).path.exists()
+    assert second.path.exists()
+
+
 async def test_longest_unused_goes_first(make: Make, source: MemorySource, megabytes: None, directory: Path) -> None:
     """Where room is needed, images leave in the order of their last use, not of their download."""
     cache = make(cache_max_gb=3)
@@ -302,7 +326,7 @@ async def test_longest_unused_goes_first(make: Make, source: MemorySource, megab
     assert _files(directory) == sorted(path.name for path in (paths[0], paths[2], fourth.path))
     fifth = await _fetch(cache, source.add(_raw("e", 2 * MIB), disk_format="raw"))
     assert _files(directory) == sorted(path.name for path in (fourth.path, fifth.path))
-    assert not list(directory.glob(f".{paths[1].name}*")), "the mark of use goes with the image"
+    assert not list(directory.glob(f".{paths[0].name}*")), "the mark of use goes with the image"
 
 
 async def test_last_use_survives_a_restart(make: Make, source: MemorySource, megabytes: None) -> None:
@@ -391,8 +415,8 @@ async def test_closing_leaves_nothing(cache: ImageCache, source: MemorySource, d
     waiting = asyncio.create_task(_fetch(cache, source.add(_raw("a"), disk_format="raw")))
     await source.started.wait()
     await cache.aclose()
-    await asyncio.wait({waiting})
     assert _files(directory) == []
+    await asyncio.wait({waiting})
 
 
 async def test_many_images_many_builds_some_cancelled(

@@ -125,6 +125,8 @@ async def test_luks_in_qcow2(tmp_path: Path) -> None:
         *("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "1M"),
     )
     assert (await _refused(path)).code == "image.encrypted"
+    with pytest.raises(inspection.ImageEncrypted):  # by its header alone
+        await inspect(path, describe(), SETTINGS, qemu_img="/nonexistent")
 
 
 async def test_luks_declared_raw(tmp_path: Path) -> None:
