@@ -1,0 +1,343 @@
+"""The lab's compute hosts with real libvirtd and QEMU: what is simulated is asked through libvirt alone."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from sev_agent.compute import config_drive
+from sev_agent.hypervisor.platform import read_platform
+from sev_agent.lab import processes
+from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.guest_image import GUEST_MARK, build_guest_image
+from sev_agent.lab.progress import Silent
+from sev_agent.lab.service import GUESTS, Service, mark
+from sev_agent.lab.supervisor import Supervisor
+from sev_agent.schema import Flavor, ImageReference, Instance
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SLOTS = 2
+BOOT_PATIENCE = 120.0
+PATIENCE = 20.0
+
+DOMAIN = """
+<domain type='qemu'>
+  <name>{name}</name><uuid>{uuid}</uuid>
+  <memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
+  <memoryBacking><locked/></memoryBacking>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram>{directory}/vars.fd</nvram>
+  </os>
+  <features><acpi/><apic/></features>
+  <on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='{directory}/disk.qcow2'/><target dev='sda' bus='scsi'/>
+    </disk>
+    <disk type='file' device='cdrom'>
+      <driver name='qemu' type='raw'/><source file='{directory}/config.iso'/><target dev='sdb' bus='scsi'/><readonly/>
+    </disk>
+    <controller type='scsi' model='virtio-scsi'><driver iommu='on'/></controller>
+    <interface type='user'><model type='virtio'/><driver iommu='on'/><rom enabled='no'/></interface>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend><driver iommu='on'/></rng>
+    <serial type='pty'><log file='{directory}/console.log' append='off'/><target type='isa-serial' port='0'/></serial>
+    <memballoon model='none'/>
+  </devices>
+  {security}
+</domain>
+"""
+
+
+def launch_security(policy: int = 0x33) -> str:
+    return f"<launchSecurity type='sev'><policy>{policy:#06x}</policy></launchSecurity>"
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    output: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A host with its services running."""
+
+    host: ComputeHost
+    supervisor: Supervisor
+    directory: Path
+    image: Path
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        return self.host.services(mark(self.directory, GUESTS))
+
+    @property
+    def used(self) -> int:
+        return read_platform(self.host.platform_root).misc_current["sev"]
+
+    async def start(self) -> None:
+        await self.host.prepare()
+        for service in self.services:
+            await self.supervisor.start(service)
+
+    async def virsh(self, *arguments: str) -> Result:
+        process = await asyncio.create_subprocess_exec(
+            *("virsh", "--quiet", "--connect", self.host.uri, *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        return Result(process.returncode or 0, output.decode(), errors.decode())
+
+    def define(self, name: str, *, security: str | None = None, memory: int = 256) -> "Guest":
+        """Write the files of a guest that can boot; blocks shortly."""
+        directory = self.directory / name
+        directory.mkdir()
+        guest = Guest(lab=self, name=name, uuid=uuid4(), directory=directory)
+        shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", directory / "vars.fd")
+        shutil.copy(self.image, directory / "disk.qcow2")
+        flavor = Flavor(vcpus=1, memory_mb=memory, root_gb=1)
+        instance = Instance(uuid=guest.uuid, name=name, flavor=flavor, image=ImageReference(id=uuid4()))
+        (directory / "config.iso").write_bytes(config_drive.render(instance, ()))
+        text = DOMAIN.format(
+            name=name,
+            uuid=guest.uuid,
+            directory=directory,
+            memory=memory,
+            security=launch_security() if security is None else security,
+        )
+        (directory / "domain.xml").write_text(text)
+        return guest
+
+
+@dataclass(frozen=True)
+class Guest:
+    lab: Lab
+    name: str
+    uuid: UUID
+    directory: Path
+
+    @property
+    def console(self) -> str:
+        path = self.directory / "console.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        return int((self.lab.host.directory / f"run/qemu/{self.name}.pid").read_text())
+
+    async def start(self) -> Result:
+        return await self.lab.virsh("create", str(self.directory / "domain.xml"), "--validate")
+
+    async def said(self, word: str, patience: float = BOOT_PATIENCE) -> str:
+        """What the guest printed after ``word``, when it has."""
+        pattern = re.compile(rf"{re.escape(f'{GUEST_MARK} {word}')}([^\r\n]*)[\r\n]")
+        await until(lambda: pattern.search(self.console) is not None, patience, lambda: self.console[-2000:])
+        found = pattern.search(self.console)
+        assert found is not None
+        return found.group(1).strip()
+
+    async def state(self) -> str:
+        return (await self.lab.virsh("domstate", self.name)).output.strip()
+
+
+async def until(condition: Callable[[], bool], patience: float, report: Callable[[], object] = str) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, report()
+        await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def running_lab(image: Path, *, name: str, slots: int) -> AsyncIterator[Lab]:
+    # pytest's own directories are too deep for the address of a socket.
+    directory = Path(tempfile.mkdtemp(prefix="sev-"))
+    host = ComputeHost(name=name, directory=directory / "hosts" / name, slots=slots)
+    lab = Lab(host=host, supervisor=Supervisor(directory, Silent()), directory=directory, image=image)
+    try:
+        await lab.start()
+        yield lab
+    finally:
+        await lab.supervisor.stop_all(lab.services)
+        await lab.supervisor.end_marked()
+        shutil.rmtree(directory)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return await build_guest_image(tmp_path_factory.mktemp("cache"), lambda _: None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lab(image: Path) -> AsyncIterator[Lab]:
+    async with running_lab(image, name="node1", slots=SLOTS) as lab:
+        yield lab
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def _no_guests_left(lab: Lab) -> AsyncIterator[None]:
+    """Each test begins on an empty host."""
+    yield
+    for name in (await lab.virsh("list", "--name")).output.split():
+        await lab.virsh("destroy", name)
+    await until(lambda: lab.used == 0, PATIENCE)
+
+
+async def test_libvirt_reports_sev(lab: Lab) -> None:
+    """Libvirt's own capabilities say that SEV guests can run, under the host's own name."""
+    capabilities = (await lab.virsh("domcapabilities", "--virttype", "qemu", "--machine", "q35")).output
+    assert "<sev supported='yes'>" in capabilities
+    assert "<cbitpos>51</cbitpos>" in capabilities
+    assert (await lab.virsh("hostname")).output.strip() == "node1"
+
+
+async def test_kvm_is_not_offered(lab: Lab) -> None:
+    """Guests run by emulation, whatever ``/dev/kvm`` of this machine is good for."""
+    assert "<domain type='kvm'" not in (await lab.virsh("capabilities")).output
+
+
+async def test_a_guest_boots_and_stops(lab: Lab) -> None:
+    """A guest with launch security tells its UUID and hostname, is ready, and goes down by its power button."""
+    guest = lab.define("boots")
+    started = await guest.start()
+    assert started.status == 0, started.errors
+    assert lab.used == 1
+    assert await guest.said("uuid") == str(guest.uuid)
+    assert await guest.said("hostname") == "boots"
+    await guest.said("ready")
+    assert await guest.said("address", PATIENCE)
+    assert (await lab.virsh("shutdown", "boots")).status == 0
+    await guest.said("power button", PATIENCE)
+    await until(lambda: lab.used == 0, PATIENCE)
+
+
+async def test_the_firmware_tells_of_the_launch(lab: Lab) -> None:
+    """Libvirt's launch security information is the simulated firmware's, policy included."""
+    guest = lab.define("measured", security=launch_security(0x3B))
+    assert (await guest.start()).status == 0
+    rows = (await lab.virsh("domlaunchsecinfo", "measured")).output.splitlines()
+    told = {key.strip(): value.strip() for key, _, value in (row.partition(":") for row in rows)}
+    assert told["sev-policy"] == str(0x3B)
+    assert (told["sev-api-major"], told["sev-api-minor"], told["sev-build-id"]) == ("1", "55", "21")
+    assert len(told["sev-measurement"]) == 64
+
+
+async def test_one_guest_too_many_fails_as_on_real_hosts(lab: Lab) -> None:
+    """Beyond the slots a start fails with KVM's words, which libvirt reports; a killed guest makes room again."""
+    guests = [lab.define(f"many{number}", memory=64) for number in range(SLOTS + 1)]
+    *started, refused = [await guest.start() for guest in guests]
+    assert [result.status for result in started] == [0] * SLOTS
+    assert refused.status != 0
+    assert "sev_common_kvm_init: failed to initialize ret=-16 fw_error=0 ''" in refused.errors
+    assert lab.used == SLOTS
+    os.kill(guests[0].pid, signal.SIGKILL)
+    await until(lambda: lab.used == SLOTS - 1, PATIENCE)
+    assert (await guests[-1].start()).status == 0
+
+
+async def test_a_guest_without_launch_security_takes_no_slot(lab: Lab) -> None:
+    """An ordinary guest runs on the same host, and the firmware knows nothing of it."""
+    guest = lab.define("plain", security="", memory=64)
+    assert (await guest.start()).status == 0
+    assert lab.used == 0
+    answer = await lab.virsh("qemu-monitor-command", "plain", '{"execute": "query-sev"}')
+    assert '"enabled":false' in answer.output
+
+
+async def test_a_policy_is_refused_by_the_firmware(lab: Lab) -> None:
+    """A policy that asks for a newer firmware fails at LAUNCH_START and holds no slot."""
+    refused = await lab.define("newer", security=launch_security(0x0002_0033), memory=64).start()
+    assert "LAUNCH_START ret=1 fw_error=7 'Policy is not allowed'" in refused.errors
+    assert lab.used == 0
+
+
+async def test_guests_outlive_libvirtd(lab: Lab) -> None:
+    """After SIGKILL and restart of libvirtd the same QEMU runs on, known to libvirt, with the same measurement."""
+    guest = lab.define("survivor", memory=64)
+    assert (await guest.start()).status == 0
+    pid = guest.pid
+    before = (await lab.virsh("domlaunchsecinfo", "survivor")).output
+    os.kill(int((lab.host.directory / "run/libvirtd.pid").read_text()), signal.SIGKILL)
+    await lab.start()
+    assert await guest.state() == "running"
+    assert guest.pid == pid
+    assert (await lab.virsh("domlaunchsecinfo", "survivor")).output == before
+
+
+async def test_guests_carry_the_mark(lab: Lab) -> None:
+    """QEMU and the stand at its monitor are known as the lab's."""
+    guest = lab.define("marked", memory=64)
+    assert (await guest.start()).status == 0
+    found = await asyncio.to_thread(processes.find, lab.directory, GUESTS)
+    assert guest.pid in {process.pid for process in found}
+    assert len(found) == 2
+
+
+async def test_the_stand_ends_with_the_guest(lab: Lab) -> None:
+    """After a guest's end no process and no socket of it is left."""
+    guest = lab.define("ends", memory=64)
+    assert (await guest.start()).status == 0
+    assert (await lab.virsh("destroy", "ends")).status == 0
+    await until(lambda: not processes.find(lab.directory, GUESTS), PATIENCE)
+    assert list((lab.host.directory / "monitors").iterdir()) == []
+
+
+async def test_hosts_are_apart_and_leave_nothing(lab: Lab, image: Path) -> None:
+    """A second host has its own name, guests and slots; stopped with a guest on it, it leaves no process or mount."""
+    async with running_lab(image, name="node2", slots=1) as other:
+        assert (await other.virsh("hostname")).output.strip() == "node2"
+        assert (await other.define("same", memory=64).start()).status == 0
+        assert (await lab.define("same", memory=64).start()).status == 0
+        assert (other.used, lab.used) == (1, 1)
+        directory = other.directory
+    assert processes.find(directory) == []
+    assert not any(str(directory) in mounts for mounts in _mounts_of_all())
+
+
+def _mounts_of_all() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text())
+    return found
+
+
+async def test_a_host_without_sev_refuses(image: Path) -> None:
+    """On a host with no slot libvirt reports no SEV, and refuses launch security itself."""
+    async with running_lab(image, name="plain1", slots=0) as plain:
+        capabilities = (await plain.virsh("domcapabilities", "--virttype", "qemu", "--machine", "q35")).output
+        assert "<sev supported='no'/>" in capabilities
+        refused = await plain.define("asks", memory=64).start()
+        assert refused.status != 0
+        assert "'sev' launch security is not supported" in refused.errors
+
+
+async def test_a_machine_that_was_switched_off_starts_again(image: Path) -> None:
+    """After the sudden end of everything the same directory gives a working host without guests."""
+    async with running_lab(image, name="node3", slots=1) as again:
+        assert (await again.define("lost", memory=64).start()).status == 0
+        for process in processes.find(again.directory):
+            os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: not processes.find(again.directory), PATIENCE)
+        await again.start()
+        # libvirtd looks for its former guests in the background, and forgets this record when there is none.
+        record = again.host.directory / "run/qemu/lost.xml"
+        await until(lambda: not record.exists(), PATIENCE)
+        assert (await again.virsh("list", "--name")).output.split() == []
+        assert again.used == 0
+        assert (await again.define("found", memory=64).start()).status == 0
