@@ -62,7 +62,7 @@ def test_generation_is_a_feature() -> None:
     ("changes", "reason"),
     [
         ({"interface-types": ["bios"]}, "interface is bios"),
-        ({"targets": [{"architecture": "aarch64", "machines": ["virt-*"]}]}, "not for x86_64"),
+        ({"targets": [{"architecture": "i386", "machines": ["pc-q35-*"]}]}, "not for x86_64"),
         ({"targets": [{"architecture": "x86_64", "machines": ["pc-i440fx-*"]}]}, "machine type q35"),
         ({"mapping": {"device": "memory", "filename": "/fw/x"}}, "mapped as memory"),
         ({"mapping": {"device": "kernel", "filename": "/fw/x"}}, "mapped as kernel"),

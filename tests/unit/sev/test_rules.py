@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sev_agent.errors import InvalidRequest
-from sev_agent.sev import refusals
+from sev_agent.sev import refusals, rules
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.policy import SevPolicy
 from sev_agent.sev.refusals import RequestRefused, Subject
@@ -162,6 +162,19 @@ def test_flavor_refused(name: str, value: str, error: type[RequestRefused]) -> N
 def test_image_accepted(changes: dict[str, str]) -> None:
     """What an encrypted guest can have, and what nobody here interprets, is accepted."""
     encryption_request(FLAVOR | {"hw:mem_encryption_model": "amd-sev", "hw:numa_nodes": "1"}, IMAGE | changes)
+
+
+def test_models_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several generations are offered, flavor and image must name the same one; one name is enough."""
+    monkeypatch.setattr(rules, "OFFERED", tuple(Generation))
+    flavor = FLAVOR | {"hw:mem_encryption_model": "amd-sev-es"}
+
+    caught = refusal(flavor, IMAGE | {"hw_mem_encryption_model": "amd-sev-snp"})
+
+    assert caught.code == "sev.conflict"
+    assert "'amd-sev-es'" in caught.message
+    assert "'amd-sev-snp'" in caught.message
+    assert encryption_request(flavor, IMAGE).generation is Generation.SEV_ES
 
 
 def test_every_rule_has_its_line() -> None:
