@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from sev_agent.config import ServiceSection
 from sev_agent.errors import Conflict, NotFound
 from sev_agent.openstack.client import ServiceClient
-from sev_agent.openstack.exchange import RequestObserver, Response, ignore_request
+from sev_agent.openstack.exchange import RequestObserver, Response, ServiceUnavailable, ignore_request
 from sev_agent.openstack.identity import Identity
 
 CHUNK: Final = 1024 * 1024
@@ -178,6 +178,7 @@ class Glance:
 
         Raises ``OSError`` when the file cannot be read, ``ImageNotFound``, ``ServiceUnavailable``, ``RequestRefused``.
         """
+        faults: list[OSError] = []
         size = (await asyncio.to_thread(path.stat)).st_size
         opened = self._client.open(
             "PUT",
@@ -185,11 +186,17 @@ class Glance:
             limits=aiohttp.ClientTimeout(total=total_timeout),
             accepted={204, 404},
             headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
-            body=lambda: {"data": _pieces(path)},
+            body=lambda: {"data": _pieces(path, faults)},
         )
-        async with opened as answer:
-            if answer.status == 404:
-                raise _not_found(image_id)
+        try:
+            async with opened as answer:
+                if answer.status == 404:
+                    raise _not_found(image_id)
+        except ServiceUnavailable:
+            # aiohttp takes an error of the body for one of the connection.
+            if faults:
+                raise faults[0] from None
+            raise
 
     async def set_properties(self, image_id: UUID, properties: Mapping[str, str]) -> Image:
         """Add or replace the given properties, and leave all others. Raises ``ImageNotFound``."""
@@ -211,13 +218,15 @@ class Glance:
         await self._client.request("DELETE", f"{_IMAGES}/{image_id}", accepted={204, 404})
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
+async def _pieces(path: Path, faults: list[OSError]) -> AsyncIterator[bytes]:
     try:
-        while piece := await asyncio.to_thread(file.read, CHUNK):
-            yield piece
-    finally:
-        file.close()
+        file = await asyncio.to_thread(path.open, "rb")
+        with file:
+            while piece := await asyncio.to_thread(file.read, CHUNK):
+                yield piece
+    except OSError as error:
+        faults.append(error)
+        raise
 
 
 def _pointer(name: str) -> str:

@@ -1,6 +1,7 @@
 """Real Keystone, Glance and Placement, started once for all tests by the lab's own means."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,8 @@ from sev_agent.lab.supervisor import Supervisor
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Placement
 
-CACHE = Path(__file__).parents[3] / "build" / "lab-cache"
-"""Where the services' virtual environment is kept between runs."""
+CACHE = Path(os.environ.get("SEV_AGENT_LAB_CACHE", "/var/cache/sev-agent-lab"))
+"""Where the services' virtual environment is kept between runs, shared with labs."""
 
 T = TypeVar("T")
 
@@ -37,7 +38,6 @@ def cloud(services_environment: Path, tmp_path_factory: pytest.TempPathFactory) 
     """All three, authenticated by Keystone, with the accounts of a lab."""
     cloud = _openstack(services_environment, tmp_path_factory.mktemp("cloud"))
     cloud.prepare()
-    _correct(cloud.directory)
     with _running(cloud.directory, [cloud.keystone(), cloud.glance(), cloud.placement()]):
         _run(lambda: _accounts(cloud))
         yield cloud
@@ -68,16 +68,6 @@ def placement(session: aiohttp.ClientSession, placement_url: str) -> Placement:
 def _openstack(services_environment: Path, directory: Path) -> OpenStack:
     ports = dict(zip(PORT_NAMES, free_ports(len(PORT_NAMES)), strict=True))
     return OpenStack(directory=directory, environment=services_environment, ports=ports, password="lab-password")
-
-
-def _correct(directory: Path) -> None:
-    """What the configuration needs beside what the lab writes; harmless where it has it."""
-    for name in ("glance/glance-api.conf", "placement/placement.conf"):
-        path = directory / name
-        # oslo.config wants the brackets of a list of this type, also of an empty one.
-        text = path.read_text().replace("enabled_import_methods =\n", "enabled_import_methods = []\n")
-        # The last section is keystone_authtoken: it looks for an internal endpoint, and Keystone has a public one.
-        path.write_text(f"{text}interface = public\n")
 
 
 async def _accounts(cloud: OpenStack) -> None:

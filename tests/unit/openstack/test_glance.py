@@ -238,10 +238,18 @@ async def test_upload_streams_the_file(session: aiohttp.ClientSession, serve: Se
     assert seen == [("PUT", f"/v2/images/{ID}/file", 3_200_000, digest)]
 
 
-async def test_upload_of_no_file(session: aiohttp.ClientSession, serve: Serve, tmp_path: Path) -> None:
-    """A file that is not there is the caller's error, and Glance is not asked."""
+async def test_upload_of_what_cannot_be_read(session: aiohttp.ClientSession, serve: Serve, tmp_path: Path) -> None:
+    """A file that is not there, or fails while it is read, is not taken for a fault of Glance."""
+
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=204)
+
+    service = glance(session, await serve(handle))
     with pytest.raises(FileNotFoundError):
-        await glance(session, "http://127.0.0.1:9").upload(ID, tmp_path / "none", total_timeout=10)
+        await service.upload(ID, tmp_path / "none", total_timeout=10)
+    with pytest.raises(IsADirectoryError):
+        await service.upload(ID, tmp_path, total_timeout=10)
 
 
 async def test_set_properties(session: aiohttp.ClientSession, serve: Serve) -> None:
