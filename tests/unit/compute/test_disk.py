@@ -34,6 +34,11 @@ def _names(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir()]
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 def _info(path: Path) -> Any:
     argv = ["qemu-img", "info", "--output=json", "--backing-chain", str(path)]
     return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
@@ -60,9 +65,9 @@ async def test_overlay_over_raw(path: Path, tmp_path: Path) -> None:
 async def test_again_keeps_the_disk(path: Path, base: CachedImage) -> None:
     """The step run again leaves a right disk as it is."""
     await create_disk(path, base, 1)
-    before = path.stat()
+    before = _identity(path)
     await create_disk(path, base, 1)
-    assert path.stat() == before
+    assert _identity(path) == before
 
 
 async def test_a_disk_that_belongs_to_qemu_is_kept(
@@ -70,14 +75,14 @@ async def test_a_disk_that_belongs_to_qemu_is_kept(
 ) -> None:
     """A disk that only QEMU's user may read is not replaced: its guest may be running."""
     await create_disk(path, base, 1)
-    before = path.stat()
+    before = _identity(path)
 
     def refuse(_: Path) -> None:
         raise PermissionError
 
     monkeypatch.setattr(disk, "read_header", refuse)
     await create_disk(path, base, 1)
-    assert path.stat() == before
+    assert _identity(path) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"half made", b"QFI\xfb\0\0\0\3" + bytes(200)])
