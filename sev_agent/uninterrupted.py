@@ -25,3 +25,14 @@ async def uninterrupted(work: Awaitable[T]) -> T:
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking ``function`` in a thread, uninterrupted."""
     return await uninterrupted(asyncio.to_thread(function, *args, **kwargs))
+
+
+def raise_if_cancelled() -> None:
+    """Raise ``CancelledError`` in a task that was cancelled, even if something it awaited swallowed the first one.
+
+    ``asyncio.wait_for``, which libraries use, does so until Python 3.12 when its work ends in the same turn of the
+    loop. A loop that works until it is cancelled calls this each time round.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

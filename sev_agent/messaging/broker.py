@@ -14,6 +14,7 @@ from yarl import URL
 
 from sev_agent.errors import NotFound, SevAgentError, Unavailable
 from sev_agent.messaging import topology
+from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -131,6 +132,7 @@ class Broker:
         loop = asyncio.get_running_loop()
         delay = _FIRST_DELAY
         while True:
+            raise_if_cancelled()
             try:
                 link = await self._connect()
             except SevAgentError as error:

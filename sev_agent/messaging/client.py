@@ -17,6 +17,7 @@ from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
 from sev_agent.messaging.envelope import Failure, MalformedMessage, Reply, ReplyAddress, Request, RequestContext
+from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class RpcClient:
         """Keep a reply queue on every link until cancelled."""
         delay = _RETRY_FIRST
         while True:
+            raise_if_cancelled()
             link = await self._broker.link()
             try:
                 await self._receive(link)

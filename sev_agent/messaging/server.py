@@ -17,6 +17,7 @@ from sev_agent.errors import InvalidRequest, SevAgentError
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
 from sev_agent.messaging.envelope import Arguments, ReplyAddress, Request, RequestContext
+from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -138,7 +139,11 @@ class RpcServer:
         self._wanted.set()
 
     async def pause(self) -> None:
-        """Take no more requests; those in hand are finished. Returns when the broker sees no consumer (bounded)."""
+        """Take no more requests; those in hand are finished.
+
+        Returns, within a bound, when the consumer is cancelled. A quorum queue still counts it until the last request
+        in hand is acked.
+        """
         self._wanted.clear()
         self._interrupt.set()
         with contextlib.suppress(TimeoutError):
@@ -150,6 +155,7 @@ class RpcServer:
         delay = _RETRY_FIRST
         try:
             while True:
+                raise_if_cancelled()
                 await self._wanted.wait()
                 link = await self._broker.link()
                 try:
