@@ -60,11 +60,12 @@ class Supervisor:
     """The named tasks of a daemon. One that ends unasked, by an error or not, stops the daemon.
 
     Tasks are stopped in the reverse of their order of start, so that what came up last, and leans on the rest,
-    goes first; each gets ``stop_timeout`` seconds.
+    goes first; each gets ``stop_timeout`` seconds. ``on_stop`` is called as the stop begins, whatever brought it about.
     """
 
-    def __init__(self, *, stop_timeout: float) -> None:
+    def __init__(self, *, stop_timeout: float, on_stop: Callable[[], None] | None = None) -> None:
         self._stop_timeout = stop_timeout
+        self._on_stop = on_stop
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -84,6 +85,10 @@ class Supervisor:
     def is_stopping(self) -> bool:
         return self._stop.is_set()
 
+    def is_running(self, name: str) -> bool:
+        """Whether the task ``name`` was started and has not ended."""
+        return any(task.get_name() == name and not task.done() for task in self._tasks)
+
     def stop_on_signals(self) -> None:
         """Make SIGTERM and SIGINT stop the daemon."""
         loop = asyncio.get_running_loop()
@@ -96,6 +101,8 @@ class Supervisor:
         Raises the error of the task that failed first.
         """
         await self._stop.wait()
+        if self._on_stop is not None:
+            self._on_stop()
         started = time.monotonic()
         for task in reversed(self._tasks):
             task.cancel()

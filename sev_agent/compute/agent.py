@@ -44,6 +44,7 @@ _HANDLER_SECONDS = 30.0
 _WORK_CONCURRENCY = 32
 _QUERY_CONCURRENCY = 16
 _TASK_STOP_SECONDS = 5.0
+_BROKER_TASK = "broker"
 
 _RELEVANT = frozenset(
     {Lifecycle.STARTED, Lifecycle.STOPPED, Lifecycle.CRASHED, Lifecycle.SHUTDOWN, Lifecycle.UNDEFINED}
@@ -54,26 +55,34 @@ _RELEVANT = frozenset(
 async def run_agent(config: AgentConfig) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises what made it stop otherwise."""
     manager = ServiceManager(os.environ)
-    supervisor = Supervisor(stop_timeout=config.builds.stop_timeout + _TASK_STOP_SECONDS)
+    supervisor = Supervisor(
+        stop_timeout=config.builds.stop_timeout + _TASK_STOP_SECONDS,
+        # systemd then waits as long as a stop may take, also where it did not ask for one.
+        on_stop=lambda: manager.notify(STOPPING=1, STATUS="stopping"),
+    )
     supervisor.stop_on_signals()
     log.info("agent.starting", version=__version__, host=config.host.name)
     async with AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
-        agent = _Agent(config, session, manager)
+        agent = _Agent(config, session, manager, supervisor)
         await agent.prepare()
-        agent.start(supervisor)
+        agent.start()
         await supervisor.wait()
 
 
 class _Agent:
     """Everything of one daemon. Arrows between parts that were made earlier and later go through lambdas here."""
 
-    def __init__(self, config: AgentConfig, session: aiohttp.ClientSession, manager: ServiceManager) -> None:
+    def __init__(
+        self, config: AgentConfig, session: aiohttp.ClientSession, manager: ServiceManager, supervisor: Supervisor
+    ) -> None:
         self._config = config
         self._manager = manager
+        self._supervisor = supervisor
         host = config.host.name
         self._metrics = Metrics()
-        self._health = Health(on_ready=self._on_ready)
+        self._health = Health(on_change=self._on_health)
+        self._was_ready = False
         self._store = RecordStore(config.host.state_dir / "instances")
 
         self._hypervisor_changed = asyncio.Event()
@@ -145,7 +154,13 @@ class _Agent:
             query_methods(self._instances, self._store, self._status.report),
             concurrency=_QUERY_CONCURRENCY,
         )
-        self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
+        self._http = HttpEndpoints(
+            config.http,
+            health=self._health,
+            metrics=self._metrics,
+            is_alive=self._is_alive,
+            on_listening=self._on_listening,
+        )
         self._observe()
 
     async def prepare(self) -> None:
@@ -153,11 +168,11 @@ class _Agent:
         await asyncio.to_thread(self._store.open)
         await self._cache.prepare()
 
-    def start(self, supervisor: Supervisor) -> None:
+    def start(self) -> None:
         """Start every part; they are stopped in the reverse order: the queues first, the connections last."""
         parts = {
             "hypervisor": self._hypervisor.run(),
-            "broker": self._broker.run(),
+            _BROKER_TASK: self._broker.run(),
             "announcements": self._announcements.run(),
             "http": self._http.run(),
             "accounting": self._accounting.run(),
@@ -169,7 +184,7 @@ class _Agent:
             "watchdog": feed_watchdog(self._manager, self._is_alive),
         }
         for name, work in parts.items():
-            supervisor.start(name, work)
+            self._supervisor.start(name, work)
 
     def _server(self, queue: topology.QueueSpec, methods: Any, *, concurrency: int, paused: bool = False) -> RpcServer:
         return RpcServer(
@@ -220,13 +235,16 @@ class _Agent:
         else:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
 
-    def _on_ready(self, ready: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        if ready:
+    def _on_health(self) -> None:
+        if self._health.is_ready and not self._was_ready:
             log.info("agent.ready", host=self._config.host.name)
-            self._manager.notify(READY=1, STATUS="ready")
-        else:
-            reasons = [f"{name}: {c.reason}" for name, c in self._health.conditions.items() if not c.up]
-            self._manager.notify(STATUS="not ready: " + "; ".join(reasons).replace("\n", " "))
+        self._was_ready = self._health.is_ready
+        if not self._supervisor.is_stopping:
+            self._manager.notify(STATUS=self._health.summary)
+
+    def _on_listening(self) -> None:
+        """The daemon's own parts run. What it leans on may be away: a start must not wait for it, or fail by it."""
+        self._manager.notify(READY=1, STATUS=self._health.summary)
 
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()
@@ -242,8 +260,8 @@ class _Agent:
         self._metrics.builds.labels("refused", error.code).inc()
 
     def _is_alive(self) -> bool:
-        """Whether libvirt's event thread turns; that this is asked at all shows that the loop does."""
-        return self._hypervisor.thread_alive
+        """Whether libvirt's thread turns and the broker's task goes on; to be asked at all shows that the loop does."""
+        return self._hypervisor.thread_alive and self._supervisor.is_running(_BROKER_TASK)
 
     def _observe(self) -> None:
         metrics, health = self._metrics, self._health

@@ -28,12 +28,12 @@ class Condition:
 
 
 class Health:
-    """The condition of each dependency; ``on_ready`` is called when all are up, after any was not."""
+    """The condition of each dependency; ``on_change`` is called after every change of one, or of its reason."""
 
-    def __init__(self, *, on_ready: Callable[[bool], None] | None = None) -> None:
+    def __init__(self, *, on_change: Callable[[], None] | None = None) -> None:
         now = time.time()
         self._conditions = {name: Condition(up=False, reason="not connected yet", since=now) for name in Dependency}
-        self._on_ready = on_ready
+        self._on_change = on_change
 
     @property
     def conditions(self) -> Mapping[Dependency, Condition]:
@@ -43,6 +43,14 @@ class Health:
     def is_ready(self) -> bool:
         return all(condition.up for condition in self._conditions.values())
 
+    @property
+    def summary(self) -> str:
+        """One line for a person: ready, or what is not and why."""
+        if self.is_ready:
+            return "ready"
+        reasons = (f"{name}: {condition.reason}" for name, condition in self._conditions.items() if not condition.up)
+        return "not ready: " + "; ".join(reasons).replace("\n", " ")
+
     def up(self, dependency: Dependency) -> None:
         self._set(dependency, up=True, reason="")
 
@@ -50,12 +58,12 @@ class Health:
         self._set(dependency, up=False, reason=reason)
 
     def _set(self, dependency: Dependency, *, up: bool, reason: str) -> None:
-        before, was_ready = self._conditions[dependency], self.is_ready
+        before = self._conditions[dependency]
         if before.up == up and before.reason == reason:
             return
         since = before.since if before.up == up else time.time()
         self._conditions[dependency] = Condition(up=up, reason=reason, since=since)
         if before.up != up:
             log.info("health.changed", dependency=dependency, up=up, reason=reason or None)
-        if self._on_ready is not None and self.is_ready != was_ready:
-            self._on_ready(self.is_ready)
+        if self._on_change is not None:
+            self._on_change()

@@ -18,12 +18,22 @@ _SHUTDOWN_SECONDS = 1.0
 
 
 class HttpEndpoints:
-    """Serves until cancelled. ``is_alive`` tells whether the daemon's own parts still turn."""
+    """Serves until cancelled.
+
+    ``is_alive`` tells whether the daemon's own parts still turn; ``on_listening`` is called once they can be asked.
+    """
 
     def __init__(
-        self, settings: HttpSection, *, health: Health, metrics: Metrics, is_alive: Callable[[], bool]
+        self,
+        settings: HttpSection,
+        *,
+        health: Health,
+        metrics: Metrics,
+        is_alive: Callable[[], bool],
+        on_listening: Callable[[], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._on_listening = on_listening
         self._health = health
         self._metrics = metrics
         self._is_alive = is_alive
@@ -40,6 +50,8 @@ class HttpEndpoints:
             site = web.TCPSite(runner, self._settings.host, self._settings.port)
             await site.start()
             log.info("http.listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+            if self._on_listening is not None:
+                self._on_listening()
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
