@@ -40,7 +40,11 @@ class HostSection(Section):
 
 
 class HypervisorSection(Section):
-    """The libvirt daemon below. Times are seconds."""
+    """The libvirt daemon below. Times are seconds.
+
+    ``threads`` is how many calls are made at once. It must stay below libvirtd's ``max_client_requests``, 5 by
+    default: with that many in progress libvirtd reads nothing more, keepalive fails, and a healthy connection is lost.
+    """
 
     uri: str = Field(default="qemu:///system", min_length=1)
     virt_type: Literal["kvm", "qemu"] = "kvm"
@@ -48,7 +52,7 @@ class HypervisorSection(Section):
     firmware_dirs: tuple[Path, ...] = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
     keepalive_interval: int = Field(default=5, ge=1, le=60)
     keepalive_count: int = Field(default=3, ge=1, le=20)
-    threads: int = Field(default=8, ge=1, le=64)
+    threads: int = Field(default=4, ge=2, le=64)
     connect_timeout: Seconds = 10
     call_timeout: Seconds = 60
     reconnect_max: Seconds = 5

@@ -40,7 +40,7 @@ class HostCapabilities:
 
 async def read(hypervisor: Hypervisor, settings: HypervisorSection) -> HostCapabilities:
     """Ask libvirt, in one trip. Raises ``HypervisorUnavailable``; ``HypervisorError`` if the emulator is unusable."""
-    return await hypervisor.call(lambda connection: _read(connection, settings.emulator, settings.virt_type))
+    return await hypervisor.look(lambda connection: _read(connection, settings.emulator, settings.virt_type))
 
 
 def _read(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> HostCapabilities:

@@ -49,7 +49,6 @@ class Hypervisor:
         self._on_change = on_change
         self._event_loop = EventLoop()
         self._names = LifecycleNames()
-        self._threads = CallThreads(settings.threads, "libvirt-call")
         self._openings = CallThreads(_MAX_OPENINGS, "libvirt-open")
         self._link: Link | None = None
         self._up = asyncio.Event()
@@ -72,7 +71,7 @@ class Hypervisor:
     @property
     def overdue_calls(self) -> int:
         """Calls past their time limit that still hold a thread."""
-        return self._threads.overdue
+        return 0 if self._link is None else self._link.overdue
 
     @property
     def link(self) -> Link:
@@ -89,16 +88,17 @@ class Hypervisor:
         except TimeoutError:
             raise self._unavailable() from None
 
-    async def call(self, function: Callable[[libvirt.virConnect], T], *, limit: float | None = None) -> T:
+    async def act(self, function: Callable[[libvirt.virConnect], T], *, limit: float | None = None) -> T:
         """``function`` of the open connection, in a thread, within ``limit`` seconds (default ``call_timeout``).
 
         Raises ``HypervisorUnavailable`` without a connection, after the limit, and when the connection is lost in the
         call; any other ``libvirtError`` as it is. No libvirt object may leave ``function``.
         """
-        link = self.link
-        return await self._threads.run(
-            partial(link.call, function), self._settings.call_timeout if limit is None else limit
-        )
+        return await self.link.act(function, self._settings.call_timeout if limit is None else limit)
+
+    async def look(self, function: Callable[[libvirt.virConnect], T], *, limit: float | None = None) -> T:
+        """As ``act``, for a ``function`` that only reads and waits for no guest; it does not queue behind starts."""
+        return await self.link.look(function, self._settings.call_timeout if limit is None else limit)
 
     async def run(self) -> None:
         """Connect, watch, and connect again, until cancelled. Run it once."""
@@ -106,8 +106,7 @@ class Hypervisor:
         try:
             await self._keep_connected()
         finally:
-            self._threads.close()
-            self._openings.close()
+            self._openings.close("the hypervisor connection has ended")
             if not await asyncio.to_thread(self._event_loop.stop):
                 log.error("hypervisor.events.stuck")
 
@@ -152,7 +151,7 @@ class Hypervisor:
 
     async def _open(self) -> Link:
         settings = self._settings
-        link = Link(self._names, self._deliver)
+        link = Link(self._names, self._deliver, threads=settings.threads)
         keepalive = (settings.keepalive_interval, settings.keepalive_count)
         try:
             await self._openings.run(partial(link.open, settings.uri, keepalive), settings.connect_timeout)
@@ -167,8 +166,8 @@ class Hypervisor:
         return link
 
     async def _close(self, link: Link) -> None:
-        """Closing talks to libvirtd, which may be frozen: then a thread is left to it, and nobody waits."""
-        link.discard()
+        """A frozen libvirtd keeps a thread, but nobody waiting."""
+        link.end("the connection to libvirt is being closed")
         with contextlib.suppress(HypervisorUnavailable):
             await self._openings.run(link.close, _CLOSE_TIMEOUT)
 

@@ -101,7 +101,7 @@ class Domains:
 
     async def define(self, xml: str) -> UUID:
         """Make the domain ``xml`` known to libvirt, or change it. Raises ``DefineRefused``."""
-        return await self._hypervisor.call(lambda connection: UUID(bytes=_define(connection, xml).UUID()))
+        return await self._hypervisor.act(lambda connection: UUID(bytes=_define(connection, xml).UUID()))
 
     async def start(self, uuid: UUID) -> bool:
         """Whether it had to be started. Raises ``StartFailed``, ``NoSlot``, ``NoMemory``."""
@@ -109,7 +109,7 @@ class Domains:
 
     async def define_and_start(self, xml: str) -> Started:
         """``define`` and ``start`` in one. After ``StartFailed`` the domain stays defined."""
-        return await self._hypervisor.call(partial(_define_and_start, xml=xml))
+        return await self._hypervisor.act(partial(_define_and_start, xml=xml))
 
     async def shutdown(self, uuid: UUID) -> None:
         """Press the guest's power button. It ends when its own system wants to, if ever."""
@@ -138,15 +138,15 @@ class Domains:
     async def xml(self, uuid: UUID, *, inactive: bool = False) -> str:
         """The domain as it runs, or with ``inactive`` as it would start next."""
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
-        return await self._act("read", uuid, lambda domain: str(domain.XMLDesc(flags)))
+        return await self._look("read", uuid, lambda domain: str(domain.XMLDesc(flags)))
 
     async def state(self, uuid: UUID) -> DomainState | None:
         """Its state, or None where libvirt knows no such domain."""
-        return await self._act("look at", uuid, lambda domain: _state(domain.state()[0]), missing=None)
+        return await self._look("look at", uuid, lambda domain: _state(domain.state()[0]), missing=None)
 
     async def is_managed(self, uuid: UUID) -> bool:
         """Whether libvirt knows the domain, and this agent built it."""
-        facts = await self._act("read", uuid, lambda domain: read_facts(domain.XMLDesc()), missing=None)
+        facts = await self._look("read", uuid, lambda domain: read_facts(domain.XMLDesc()), missing=None)
         return facts is not None and facts.metadata is not None and facts.metadata.uuid == uuid
 
     async def launch_security_info(self, uuid: UUID) -> Mapping[str, Any]:
@@ -160,7 +160,7 @@ class Domains:
         """All domains. One libvirt call for all, and one more for each that has changed since the last time."""
         facts = self._hypervisor.link.facts
         with facts.reading() as reading:
-            seen = await self._hypervisor.call(partial(_survey, known=facts.known))
+            seen = await self._hypervisor.look(partial(_survey, known=facts.known))
             reading.keep(seen.learnt, {guest.uuid for guest in seen.guests})
         self._seen = seen.guests
         return seen.guests
@@ -173,18 +173,35 @@ class Domains:
         *,
         missing: T | _Raise = _Raise.RAISE,
     ) -> T:
-        def look_up_and_act(connection: libvirt.virConnect) -> T:
-            try:
-                return action(connection.lookupByUUID(uuid.bytes))
-            except libvirt.libvirtError as error:
-                if missing is not _Raise.RAISE and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return missing
-                raise operation_failure(operation, uuid, error) from error
+        return await self._hypervisor.act(partial(_on_domain, operation, uuid, action, missing))
 
-        return await self._hypervisor.call(look_up_and_act)
+    async def _look(
+        self,
+        operation: str,
+        uuid: UUID,
+        action: Callable[[libvirt.virDomain], T],
+        *,
+        missing: T | _Raise = _Raise.RAISE,
+    ) -> T:
+        return await self._hypervisor.look(partial(_on_domain, operation, uuid, action, missing))
 
 
 # All below runs in a thread, and lets no libvirt object out of it.
+
+
+def _on_domain(
+    operation: str,
+    uuid: UUID,
+    action: Callable[[libvirt.virDomain], T],
+    missing: T | _Raise,
+    connection: libvirt.virConnect,
+) -> T:
+    try:
+        return action(connection.lookupByUUID(uuid.bytes))
+    except libvirt.libvirtError as error:
+        if missing is not _Raise.RAISE and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return missing
+        raise operation_failure(operation, uuid, error) from error
 
 
 def _define(connection: libvirt.virConnect, xml: str) -> libvirt.virDomain:

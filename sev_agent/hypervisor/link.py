@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import structlog
 from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
 from sev_agent.hypervisor.events import Lifecycle, LifecycleEvent, LifecycleNames
 from sev_agent.hypervisor.facts import FactsCache
+from sev_agent.hypervisor.threads import CallThreads
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +34,16 @@ _XML_KEEPERS = frozenset({Lifecycle.SUSPENDED, Lifecycle.RESUMED, Lifecycle.PMSU
 class Link:
     """A connection, what was registered with it, and what was learnt over it.
 
-    Made on the asyncio loop; ``open``, ``call`` and ``close`` block and belong into threads. Each event is handed to
-    ``deliver`` on the loop. ``lost`` gets the reason when the connection ends by itself.
+    It belongs to the asyncio loop, but for ``open`` and ``close``, which block and go into threads. Each event is
+    handed to ``deliver`` on the loop. ``lost`` gets the reason when the connection ends by itself.
+
+    It has threads of its own: calls that hang on a dead connection must not keep the next one's calls waiting.
+    ``threads`` is how many calls libvirtd sees at once.
     """
 
-    def __init__(self, names: LifecycleNames, deliver: Callable[["Link", LifecycleEvent], None]) -> None:
+    def __init__(
+        self, names: LifecycleNames, deliver: Callable[["Link", LifecycleEvent], None], *, threads: int
+    ) -> None:
         self._names = names
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -45,15 +52,35 @@ class Link:
         self._users = 0
         self._unwanted = False
         self._callbacks: list[int] = []
-        self._has_close_callback = False
+        # Starting a guest takes long. Looking never waits for a guest, so one thread is enough for it.
+        self._acts = CallThreads(threads - 1, "libvirt-act")
+        self._looks = CallThreads(1, "libvirt-look")
         self.driver = ""
         self.facts = FactsCache()
         self.lost: asyncio.Future[str] = self._loop.create_future()
 
+    @property
+    def overdue(self) -> int:
+        return self._acts.overdue + self._looks.overdue
+
+    async def act(self, function: Callable[[libvirt.virConnect], T], limit: float) -> T:
+        """``function`` of the connection, in a thread. It may change things, and may wait for a guest."""
+        return await self._acts.run(partial(self._call, function), limit)
+
+    async def look(self, function: Callable[[libvirt.virConnect], T], limit: float) -> T:
+        """``function`` of the connection, in a thread that acts do not hold up. It must wait for no guest."""
+        return await self._looks.run(partial(self._call, function), limit)
+
+    def end(self, reason: str) -> None:
+        """Deliver nothing from now on, and fail all calls. ``close`` must follow."""
+        self._discard()
+        self._acts.close(reason)
+        self._looks.close(reason)
+
     def open(self, uri: str, keepalive: tuple[int, int]) -> None:
         """Connect, register, and keep alive with ``keepalive``: seconds between probes, probes that may go unanswered.
 
-        Raises ``libvirtError``. If it was discarded meanwhile, the connection is closed at once.
+        Raises ``libvirtError``. If it was ended meanwhile, the connection is closed at once.
         """
         handle = libvirt.open(uri)
         with self._guard:
@@ -62,13 +89,23 @@ class Link:
         try:
             self._prepare(handle, keepalive)
         except BaseException:
-            self.discard()
+            self._discard()
             raise
         finally:
             self._leave()
 
-    def call(self, function: Callable[[libvirt.virConnect], T]) -> T:
-        """``function`` of the connection. A loss in the call becomes ``HypervisorUnavailable``."""
+    def close(self) -> None:
+        """Close the connection, unless a call still uses it: then that call does so when it returns.
+
+        Closing talks to libvirtd, and blocks while that is frozen.
+        """
+        self._discard()
+        with self._guard:
+            self._users += 1
+        self._leave()
+
+    def _call(self, function: Callable[[libvirt.virConnect], T]) -> T:
+        """In a thread. A loss in the call becomes ``HypervisorUnavailable``."""
         with self._use() as handle:
             try:
                 return function(handle)
@@ -76,29 +113,20 @@ class Link:
                 # After a loss libvirt's codes differ by call (often an internal error); only the question helps.
                 if _is_alive(handle):
                     raise
+                # It fails this call too, and does it before the loop comes to the answer.
                 self._report_loss("found dead by a call")
-                raise HypervisorUnavailable(
-                    f"the connection to libvirt was lost during the call: {error}",
-                    remedy="the outcome is unknown; read the domain's state once libvirt is back",
-                ) from None
+                raise HypervisorUnavailable(str(error)) from None
 
-    def discard(self) -> None:
-        """Nobody wants it any more: nothing is delivered from now on, and whoever uses it last closes it."""
+    def _discard(self) -> None:
+        """Whoever uses it last closes it."""
         with self._guard:
             self._unwanted = True
-
-    def close(self) -> None:
-        """Discard it, and close it unless a call is still using it. May block on a frozen libvirtd."""
-        self.discard()
-        with self._guard:
-            self._users += 1
-        self._leave()
 
     @contextlib.contextmanager
     def _use(self) -> Iterator[libvirt.virConnect]:
         with self._guard:
             if self._handle is None or self._unwanted:
-                raise HypervisorUnavailable("the connection to libvirt was closed", remedy="retry")
+                raise HypervisorUnavailable("the connection to libvirt is closed", remedy="retry")
             handle = self._handle
             self._users += 1
         try:
@@ -120,9 +148,6 @@ class Link:
         for callback in self._callbacks:
             with contextlib.suppress(libvirt.libvirtError):
                 handle.domainEventDeregisterAny(callback)
-        if self._has_close_callback:
-            with contextlib.suppress(libvirt.libvirtError):
-                handle.unregisterCloseCallback()
         with contextlib.suppress(libvirt.libvirtError):
             handle.close()
 
@@ -130,7 +155,6 @@ class Link:
         self.driver = handle.getType()
         with _optional():  # libvirt's in-process test driver has neither
             handle.registerCloseCallback(self._on_close, None)
-            self._has_close_callback = True
         with _optional():
             handle.setKeepAlive(*keepalive)
         register = handle.domainEventRegisterAny
@@ -179,6 +203,7 @@ class Link:
     def _lose(self, reason: str) -> None:
         if not self.lost.done():
             self.lost.set_result(reason)
+            self.end(f"the connection to libvirt was lost ({reason})")
 
 
 def _is_alive(handle: libvirt.virConnect) -> bool:

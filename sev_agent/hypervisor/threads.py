@@ -25,8 +25,10 @@ class CallThreads:
         self._name = name
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._waiting: set[_Job[Any]] = set()
         self._pending = 0
         self._overdue = 0
+        self._closed: str | None = None
 
     @property
     def overdue(self) -> int:
@@ -39,44 +41,60 @@ class CallThreads:
         Raises ``HypervisorUnavailable`` if it does not, and whatever ``call`` raises. A call that has not begun when
         the limit passes, or when the caller is cancelled, never begins.
         """
+        if self._closed is not None:
+            raise HypervisorUnavailable(self._closed)
         if self._overdue >= self._size:
             raise HypervisorUnavailable(
                 f"all {self._size} threads wait for libvirt to answer", remedy="restart libvirtd if it stays so"
             )
-        self._pending += 1
-        if self._pending > len(self._threads) < self._size:
-            self._add_thread()
-        job: _Job[T] = _Job(call, self._finished)
-        self._jobs.put(job)
+        job = self._submit(call)
         try:
             async with asyncio.timeout(limit):
                 return await job.answer
         except TimeoutError:
-            if job.withdraw():
-                self._pending -= 1
-            else:
+            if not self._withdraw(job):
                 job.is_overdue = True
                 self._overdue += 1
             raise HypervisorUnavailable(
-                f"libvirt did not answer within {limit:g} s", remedy="look at what keeps libvirtd busy"
+                f"libvirt did not answer within {limit:g} s",
+                remedy="look at what keeps libvirtd busy; the call may still take effect",
             ) from None
         except asyncio.CancelledError:
-            if job.withdraw():
-                self._pending -= 1
+            self._withdraw(job)
             raise
+        finally:
+            self._waiting.discard(job)
 
-    def close(self) -> None:
-        """Let the threads end, each after the call it is in. No call may follow."""
+    def close(self, reason: str) -> None:
+        """Fail all who wait, now, with ``reason``; let each thread end after the call that it is in."""
+        self._closed = reason
+        for job in self._waiting:
+            begun = not self._withdraw(job)
+            remedy = "the outcome is unknown; read the domain's state once libvirt is back" if begun else "retry"
+            job.settle(None, HypervisorUnavailable(f"{reason}, during the call" if begun else reason, remedy=remedy))
         for _ in self._threads:
             self._jobs.put(None)
 
-    def _add_thread(self) -> None:
-        name = f"{self._name}-{len(self._threads)}"
-        thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _submit(self, call: Callable[[], T]) -> "_Job[T]":
+        job: _Job[T] = _Job(call, self._returned)
+        self._waiting.add(job)
+        self._pending += 1
+        if self._pending > len(self._threads) < self._size:
+            name = f"{self._name}-{len(self._threads)}"
+            thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put(job)
+        return job
 
-    def _finished(self, job: "_Job[Any]") -> None:
+    def _withdraw(self, job: "_Job[Any]") -> bool:
+        """Whether ``job`` had not begun; then it never will."""
+        withdrawn = job.take()
+        if withdrawn:
+            self._pending -= 1
+        return withdrawn
+
+    def _returned(self, job: "_Job[Any]") -> None:
         self._pending -= 1
         if job.is_overdue:
             self._overdue -= 1
@@ -85,21 +103,21 @@ class CallThreads:
 class _Job(Generic[T]):
     """One call on its way through a thread and back."""
 
-    def __init__(self, call: Callable[[], T], on_finish: Callable[["_Job[T]"], None]) -> None:
+    def __init__(self, call: Callable[[], T], on_return: Callable[["_Job[T]"], None]) -> None:
         self._call = call
-        self._on_finish = on_finish
+        self._on_return = on_return
         self._loop = asyncio.get_running_loop()
         self._taken = threading.Lock()
         self.answer: asyncio.Future[T] = self._loop.create_future()
         self.is_overdue = False
 
-    def withdraw(self) -> bool:
-        """Whether the call had not begun; then it never will."""
+    def take(self) -> bool:
+        """Claim it, to perform it or to see to it that nobody does. The first claim wins."""
         return self._taken.acquire(blocking=False)
 
     def perform(self) -> None:
         """In a thread: call, and take the outcome to the loop."""
-        if not self._taken.acquire(blocking=False):
+        if not self.take():
             return
         result: T | None = None
         fault: BaseException | None = None
@@ -108,16 +126,20 @@ class _Job(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - it is the caller's
             fault = error
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._settle, result, fault)
+            self._loop.call_soon_threadsafe(self._return, result, fault)
 
-    def _settle(self, result: Any, fault: BaseException | None) -> None:
-        self._on_finish(self)
+    def settle(self, result: Any, fault: BaseException | None) -> None:
+        """Answer the caller, unless that was done or nobody waits."""
         if self.answer.done():
             return
         if fault is None:
             self.answer.set_result(result)
         else:
             self.answer.set_exception(fault)
+
+    def _return(self, result: Any, fault: BaseException | None) -> None:
+        self._on_return(self)
+        self.settle(result, fault)
 
 
 def _work(jobs: "queue.SimpleQueue[_Job[Any] | None]") -> None:

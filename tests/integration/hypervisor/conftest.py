@@ -82,9 +82,13 @@ class PrivateLibvirtd:
         """End it, and the guests that a failed test may have left: they outlive their libvirtd."""
         if self._process is not None:
             self.kill()
-        for file in (self._directory / "run/libvirt/qemu/run").glob("*.pid"):
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(file.read_text()), signal.SIGKILL)
+        for pid in self.guest_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def guest_pids(self) -> list[int]:
+        files = (self._directory / "run/libvirt/qemu/run").glob("*.pid")
+        return [int(file.read_text()) for file in files if file.name != "driver.pid"]  # that one is libvirtd's own
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from itertools import groupby
 from uuid import UUID, uuid4
@@ -55,6 +57,28 @@ async def test_runs_and_removes_a_real_guest(host: Host) -> None:
         Lifecycle.REBOOTED,
         Lifecycle.STOPPED,
     ]
+
+
+async def test_guests_that_hang_cost_neither_the_connection_nor_the_view(shared_libvirtd: PrivateLibvirtd) -> None:
+    """However many calls wait for hung guests, libvirtd still answers keepalive, and the domains can be listed."""
+    keepalive = {"keepalive_interval": 1, "keepalive_count": 1}
+    async with running_host(uri=shared_libvirtd.qemu_uri, **keepalive) as host:
+        assert await host.next_change()
+        uuids = [uuid4() for _ in range(6)]
+        for uuid in uuids:
+            await host.domains.define_and_start(_xml(uuid))
+        for pid in shared_libvirtd.guest_pids():
+            os.kill(pid, signal.SIGSTOP)
+        resets = [asyncio.create_task(host.domains.reset(uuid)) for uuid in uuids]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(host.changes.get(), 4)
+        assert {guest.uuid for guest in await host.domains.guests() if guest.is_active} >= set(uuids)
+        for pid in shared_libvirtd.guest_pids():
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.gather(*resets)
+        for uuid in uuids:
+            await host.domains.destroy(uuid)
+            await host.domains.undefine(uuid)
 
 
 async def test_a_failed_start_leaves_the_domain_defined(host: Host) -> None:

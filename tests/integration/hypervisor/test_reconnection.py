@@ -64,7 +64,7 @@ async def test_finds_a_frozen_libvirtd_and_recovers_with_it(libvirtd: PrivateLib
         assert await host.next_change()
         libvirtd.freeze()
         frozen = time.monotonic()
-        with pytest.raises(HypervisorUnavailable, match="lost during the call"):
+        with pytest.raises(HypervisorUnavailable, match=r"lost \(.*during the call"):
             await host.domains.guests()
         assert time.monotonic() - frozen < 5
         assert not await host.next_change()

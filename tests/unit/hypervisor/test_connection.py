@@ -41,7 +41,7 @@ async def test_loses_no_event_of_a_thousand_under_asyncio_debug_mode(host: Host)
         for uuid in uuids:
             connection.defineXML(domain_xml(uuid, str(uuid))).create()
 
-    await host.hypervisor.call(define_all)
+    await host.hypervisor.act(define_all)
     events = await host.next_events(1000)
     assert [event.uuid for event in events if event.event is Lifecycle.STARTED] == uuids
 
@@ -80,8 +80,8 @@ async def test_keeps_no_connection_open_after_its_end() -> None:
         await host.domains.define_and_start(domain_xml(uuid4()))
         link = host.hypervisor.link
     assert link._handle is None
-    with pytest.raises(HypervisorUnavailable, match="closed"):
-        link.call(lambda connection: connection.getHostname())
+    with pytest.raises(HypervisorUnavailable, match="is closed"):
+        link._call(lambda connection: connection.getHostname())
 
 
 async def test_two_event_loops_in_one_process_are_refused(host: Host) -> None:
@@ -123,18 +123,19 @@ async def test_a_host_that_cannot_be_reached_says_why() -> None:
 async def test_a_hung_call_costs_its_caller_only_the_limit() -> None:
     """A call past its limit is an error; it holds its thread, visibly, until libvirt returns."""
     release = threading.Event()
-    async with running_host(threads=1, call_timeout=0.05) as host:
+    async with running_host(threads=2, call_timeout=0.05) as host:
         await host.hypervisor.wait_up(PATIENCE)
         with pytest.raises(HypervisorUnavailable, match=r"within 0\.05 s"):
-            await host.hypervisor.call(lambda _connection: release.wait(PATIENCE))
+            await host.hypervisor.act(lambda _connection: release.wait(PATIENCE))
         assert host.hypervisor.overdue_calls == 1
         with pytest.raises(HypervisorUnavailable, match="all 1 threads wait"):
-            await host.domains.guests()
+            await host.domains.start(uuid4())
+        assert await host.domains.guests()
         release.set()
         async with asyncio.timeout(PATIENCE):
             while host.hypervisor.overdue_calls:  # noqa: ASYNC110 - the count is all there is to see
                 await asyncio.sleep(0.01)
-        assert await host.hypervisor.call(lambda connection: connection.getHostname(), limit=PATIENCE)
+        assert await host.hypervisor.act(lambda connection: connection.getHostname(), limit=PATIENCE)
 
 
 async def test_a_hung_call_does_not_keep_the_process_from_ending() -> None:
@@ -143,34 +144,67 @@ async def test_a_hung_call_does_not_keep_the_process_from_ending() -> None:
     async with running_host(call_timeout=0.05) as host:
         await host.hypervisor.wait_up(PATIENCE)
         with pytest.raises(HypervisorUnavailable):
-            await host.hypervisor.call(lambda _connection: release.wait(PATIENCE))
+            await host.hypervisor.act(lambda _connection: release.wait(PATIENCE))
         begun = time.monotonic()
         await host.stop()
         assert time.monotonic() - begun < 1.0
         release.set()
 
 
+async def test_looking_does_not_wait_for_acting() -> None:
+    """While every start takes long, the domains can still be listed."""
+    release = threading.Event()
+    async with running_host(threads=3) as host:
+        await host.hypervisor.wait_up(PATIENCE)
+        slow = [asyncio.create_task(host.hypervisor.act(lambda _c: release.wait(PATIENCE))) for _ in range(9)]
+        assert await host.domains.guests()
+        assert len([thread for thread in threading.enumerate() if thread.name.startswith("libvirt-act")]) == 2
+        release.set()
+        assert all(await asyncio.gather(*slow))
+
+
+async def test_the_end_of_a_connection_ends_all_calls_on_it() -> None:
+    """Callers hear of it at once, whether their call had begun or was still queued; what was queued never happens."""
+    release = threading.Event()
+    happened: list[str] = []
+    async with running_host(threads=2) as host:
+        await host.hypervisor.wait_up(PATIENCE)
+        begun = asyncio.create_task(host.hypervisor.act(lambda _c: release.wait(PATIENCE)))
+        queued = asyncio.create_task(host.hypervisor.act(lambda _c: happened.append("queued")))
+        await asyncio.sleep(0)
+        host.hypervisor.link._lose("a test")
+        for call in (begun, queued):
+            with pytest.raises(HypervisorUnavailable, match="a test"):
+                await call
+        assert await host.next_change()
+        assert not await host.next_change()
+        assert await host.next_change()
+        assert await host.domains.guests()
+        release.set()
+    assert not happened
+
+
 async def test_a_cancelled_call_that_waits_for_a_thread_never_begins() -> None:
     """A caller that gives up while its call is queued can be sure that it will not happen later."""
     release = threading.Event()
     begun: list[str] = []
-    async with running_host(threads=1) as host:
+    async with running_host(threads=2) as host:
         await host.hypervisor.wait_up(PATIENCE)
-        first = asyncio.create_task(host.hypervisor.call(lambda _connection: release.wait(PATIENCE)))
-        second = asyncio.create_task(host.hypervisor.call(lambda _connection: begun.append("second")))
+        first = asyncio.create_task(host.hypervisor.act(lambda _connection: release.wait(PATIENCE)))
+        second = asyncio.create_task(host.hypervisor.act(lambda _connection: begun.append("second")))
         await asyncio.sleep(0)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
         release.set()
         await first
-        await host.hypervisor.call(lambda _connection: begun.append("third"))
+        await host.hypervisor.act(lambda _connection: begun.append("third"))
     assert begun == ["third"]
 
 
 async def test_calls_are_cheap(host: Host, record_property: Callable[[str, object], None]) -> None:
     """A trip through a thread and back takes well under a millisecond."""
-    call = partial(host.hypervisor.call, lambda connection: connection.isAlive())
+    call = partial(host.hypervisor.act, lambda connection: connection.isAlive())
     begun = time.perf_counter()
     for _ in range(1000):
         await call()

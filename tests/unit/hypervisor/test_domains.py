@@ -193,7 +193,7 @@ async def test_two_thousand_guests_cost_one_call_when_nothing_changed(
         for uuid in uuids:
             connection.defineXML(domain_xml(uuid, str(uuid), security=SEV)).create()
 
-    await host.hypervisor.call(define_all)
+    await host.hypervisor.act(define_all)
     await host.next_events(2 * _MANY)
     first = await _timed(host)
     calls = _count_calls(monkeypatch)
