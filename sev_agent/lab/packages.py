@@ -63,7 +63,7 @@ LAB = (
     Package("ovmf"),
     Package("rabbitmq-server"),
     # The hosts' namespaces, and the library that answers for a missing CAP_SYS_RESOURCE.
-    *(Package(name) for name in ("util-linux", "iproute2", "gcc", "libc6-dev")),
+    *(Package(name) for name in ("util-linux", "tini", "iproute2", "gcc", "libc6-dev")),
     # The guest image, and the check of domains against libvirt's schema.
     *(Package(name) for name in ("busybox-static", "systemd-boot-efi", "binutils", "cpio", "kmod", "xz-utils", "zstd")),
     *(Package(name) for name in ("dosfstools", "mtools", "fdisk", "libxml2-utils")),

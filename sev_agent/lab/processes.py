@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sev_agent.lab.service import LAB_VARIABLE, SERVICE_VARIABLE
+from sev_agent.lab.service import LAB_VARIABLE, LEADER_VARIABLE, SERVICE_VARIABLE
 
 _PROC = Path("/proc")
 
@@ -54,7 +54,7 @@ def _read(pid: int, directory: str, boot_time: float) -> MarkedProcess | None:
     return MarkedProcess(
         pid=pid,
         service=environment.get(SERVICE_VARIABLE, ""),
-        leader=int(fields[3]) == pid,
+        leader=environment.get(LEADER_VARIABLE) == str(pid),
         started=boot_time + int(fields[19]) / os.sysconf("SC_CLK_TCK"),
         command=command,
     )

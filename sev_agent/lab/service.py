@@ -13,6 +13,9 @@ LAB_VARIABLE = "SEV_AGENT_LAB"
 SERVICE_VARIABLE = "SEV_AGENT_LAB_SERVICE"
 """Environment variable that says which service of the lab a process belongs to."""
 
+LEADER_VARIABLE = "SEV_AGENT_LAB_LEADER"
+"""Environment variable that holds the pid of the process that the lab started; its children inherit the same."""
+
 GUESTS = "guests"
 """The service name that QEMU's processes carry: a guest outlives a restart of its host's libvirtd."""
 

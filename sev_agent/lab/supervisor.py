@@ -15,13 +15,15 @@ from sev_agent.lab import processes
 from sev_agent.lab.probe import tcp_answers
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress
-from sev_agent.lab.service import LabError, Say, Service, mark
+from sev_agent.lab.service import LEADER_VARIABLE, LabError, Say, Service, mark
 
 _POLL = 0.1
 _READY_PROBE = 5.0
 _LEFTOVER_PATIENCE = 5.0
 _SWEEPS = 5
 _LOG_LINES = 25
+# What becomes the service's process notes its own pid: a session's leader could be a child just as well.
+_LAUNCH = f'cd "$1" && shift && export {LEADER_VARIABLE}=$$ && exec "$@"'
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 log = structlog.get_logger(__name__)
@@ -181,7 +183,7 @@ class Supervisor:
             **mark(self._directory, service.name),
         }
         # posix_spawn, since subprocess and asyncio each own their child and would end it or warn when they go.
-        command = ("/usr/bin/env", "-C", str(service.cwd or self._directory), "--", *service.command)
+        command = ("/bin/sh", "-c", _LAUNCH, "sh", str(service.cwd or self._directory), *service.command)
         opened = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
             command[0],

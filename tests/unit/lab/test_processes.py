@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from sev_agent.lab import processes
-from sev_agent.lab.service import mark
+from sev_agent.lab.service import LEADER_VARIABLE, mark
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+LEAD = ("sh", "-c", f'export {LEADER_VARIABLE}=$$; exec "$@"', "sh")
+"""How the lab starts a process: it notes its own pid."""
 
 
 class Started:
@@ -19,15 +23,16 @@ class Started:
     def __init__(self) -> None:
         self.all: list[subprocess.Popen[str]] = []
 
-    def __call__(self, lab: Path, service: str, *command: str, session: bool = True) -> int:
+    def __call__(self, lab: Path, service: str, *command: str) -> int:
         process = subprocess.Popen(
-            command,
-            env={**os.environ, **mark(lab, service)},
-            start_new_session=session,
-            stdout=subprocess.PIPE,
-            text=True,
+            [*LEAD, *command], env={**os.environ, **mark(lab, service)}, stdout=subprocess.PIPE, text=True
         )
         self.all.append(process)
+        # What stands in /proc changes when the shell becomes the command.
+        deadline = time.monotonic() + 10
+        while f"{LEADER_VARIABLE}={process.pid}" not in Path(f"/proc/{process.pid}/environ").read_text().split("\0"):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
         return process.pid
 
     def end(self) -> None:
@@ -44,7 +49,7 @@ def start() -> Iterator[Started]:
 
 
 def test_a_process_is_found_by_its_lab_and_service(start: Started, tmp_path: Path) -> None:
-    """The mark in its environment says whose it is, and /proc since when; a session's leader is known as such."""
+    """The mark in its environment says whose it is, and /proc since when; the one that the lab started is known."""
     pid = start(tmp_path, "glance", "sleep", "60")
     (found,) = processes.find(tmp_path)
     assert (found.pid, found.service, found.leader) == (pid, "glance", True)
@@ -67,14 +72,19 @@ def test_a_symbolic_link_to_the_directory_is_the_same_lab(start: Started, tmp_pa
 
 
 def test_children_carry_the_mark_but_are_not_leaders(start: Started, tmp_path: Path) -> None:
-    """A process that a service starts belongs to it, and goes with it."""
-    pid = start(tmp_path, "rabbitmq", "sh", "-c", "sleep 60 & echo ready; wait")
+    """A process that a service starts belongs to it, even one that leads a session of its own."""
+    pid = start(tmp_path, "rabbitmq", "sh", "-c", "setsid sleep 60 & echo ready; wait")
     stream = start.all[0].stdout
     assert stream is not None
     stream.readline()
     found = processes.find(tmp_path)
     assert len(found) == 2
     assert [process.pid for process in found if process.leader] == [pid]
+    os.kill(pid, signal.SIGKILL)
+    start.all[0].wait()
+    (orphan,) = processes.find(tmp_path)
+    assert not orphan.leader
+    os.kill(orphan.pid, signal.SIGKILL)
 
 
 async def test_end_asks_first(start: Started, tmp_path: Path) -> None:
