@@ -9,8 +9,11 @@ _TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 _FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 
 
-def read_boolean(subject: Subject, properties: Mapping[str, str], name: str) -> bool | None:
-    """The answer of property ``name``, or ``None`` where it is not set. Raises ``NotABoolean`` for any other value."""
+def read_boolean(subject: Subject, properties: Mapping[str, str], name: str, *, settable: str = "true") -> bool | None:
+    """The answer of property ``name``, or ``None`` where it is not set.
+
+    Raises ``NotABoolean`` for any other value; ``settable`` is what its remedy says to set.
+    """
     value = properties.get(name)
     if value is None:
         return None
@@ -24,5 +27,5 @@ def read_boolean(subject: Subject, properties: Mapping[str, str], name: str) -> 
         name,
         expected="a boolean such as 'true' or 'false'",
         found=repr(value),
-        remedy=subject.set_command(name, "true"),
+        remedy=subject.set_command(name, settable),
     )

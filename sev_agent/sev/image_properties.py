@@ -151,7 +151,7 @@ def check_architecture(properties: Mapping[str, str]) -> None:
 
 def check_stateless(properties: Mapping[str, str]) -> None:
     """Every guest has its own NVRAM; stateless firmware is SEV-SNP's, which is not offered."""
-    if read_boolean(Subject.IMAGE, properties, FIRMWARE_STATELESS):
+    if read_boolean(Subject.IMAGE, properties, FIRMWARE_STATELESS, settable="false"):
         raise _refused(
             refusals.FirmwareStateless,
             FIRMWARE_STATELESS,

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 from pydantic import ValidationError
@@ -171,7 +171,7 @@ def test_any_instance(arguments: dict[str, Any]) -> None:
     except (TextNotXml, ValidationError):
         texts = arguments["project_id"] + arguments["user_id"] + arguments["flavor"]["name"]
         assert re.search("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", texts)
-        assume(False)  # noqa: FBT003  hypothesis' own signature
+        return
     xml = build_domain(spec)
 
     domain = etree.fromstring(xml)

@@ -75,6 +75,12 @@ def test_conflict_names_both() -> None:
     assert "flavor property 'hw:mem_encryption' is 'True'" in text
 
 
+def test_remedy_of_a_strange_boolean() -> None:
+    """What is neither yes nor no is mended by the answer that an encrypted guest needs."""
+    assert "hw_mem_encryption=true" in str(refusal(FLAVOR, IMAGE | {"hw_mem_encryption": "2"}))
+    assert "hw_firmware_stateless=false" in str(refusal(FLAVOR, IMAGE | {"hw_firmware_stateless": "2"}))
+
+
 @pytest.mark.parametrize("yes", ["1", "t", "true", "on", "y", "yes", "TRUE", "True", " on "])
 def test_yes(yes: str) -> None:
     """Yes is read as oslo.utils reads it."""
