@@ -78,10 +78,12 @@ class Link:
 
     async def close(self) -> None:
         """End the connection, within a bound even if the peer hangs."""
-        with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self._connection.close()
-        self.lost.set()
+        try:
+            with contextlib.suppress(BrokerUnavailable), broker_errors("close the connection"):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await self._connection.close()
+        finally:
+            self.lost.set()
 
 
 class Broker:
@@ -242,20 +244,31 @@ class Broker:
 
 @contextlib.contextmanager
 def broker_errors(doing: str) -> Iterator[None]:
-    """Turn aio-pika's ways to say that the broker is gone into ``BrokerUnavailable``, a return into ``Unroutable``."""
+    """Turn aio-pika's ways to say that the broker is gone into ``BrokerUnavailable``, a return into ``Unroutable``.
+
+    What is cancelled stays cancelled, and nothing else is.
+    """
     try:
         yield
-    except PublishError as error:
-        raise Unroutable(f"cannot {doing}: no queue takes it", field="routing_key") from error
-    except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:
-        raise BrokerUnavailable(f"cannot {doing}: {error!r}", remedy=_REMEDY) from error
-    except asyncio.CancelledError as error:
-        # A closing channel cancels what waits on it, also in tasks that nobody cancelled.
+    except (Exception, asyncio.CancelledError) as error:
+        # aiormq confuses the two, in both directions: a closing channel cancels what waits on it, in tasks that nobody
+        # cancelled; and a true cancellation of such a task comes out as the channel's error, which a supervised loop
+        # would take for an outage, and go on for ever.
         task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise BrokerUnavailable(f"cannot {doing}: the channel closed", remedy=_REMEDY) from error
-    except Exception as error:
-        if type(error) is not Exception:  # aiormq rejects what waits on a channel closed without a reason with this one
-            raise
-        raise BrokerUnavailable(f"cannot {doing}: the channel closed", remedy=_REMEDY) from error
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from error
+        match error:
+            case PublishError():
+                raise Unroutable(f"cannot {doing}: no queue takes it", field="routing_key") from error
+            case _ if _says_gone(error):
+                raise BrokerUnavailable(f"cannot {doing}: {error!r}", remedy=_REMEDY) from error
+        raise
+
+
+def _says_gone(error: BaseException) -> bool:
+    # aiormq rejects what waits on a channel that was closed without a reason with a bare Exception.
+    return (
+        type(error) is Exception
+        or isinstance(error, TimeoutError | asyncio.CancelledError)
+        or isinstance(error, CONNECTION_EXCEPTIONS)
+    )

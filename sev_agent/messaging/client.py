@@ -191,7 +191,7 @@ class RpcClient:
         finally:
             self._ready.clear()
             self._fail_waiting()
-            with contextlib.suppress(TimeoutError, BrokerUnavailable), broker_errors("close the channel"):
+            with contextlib.suppress(BrokerUnavailable), broker_errors("close the channel"):
                 async with asyncio.timeout(self._broker.timeout):
                     await channel.close()
 

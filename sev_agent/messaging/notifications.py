@@ -90,7 +90,7 @@ async def subscribe(
             await queue.consume(arrived.put, timeout=broker.timeout)
         yield _decoded(arrived, max_message_bytes)
     finally:
-        with contextlib.suppress(TimeoutError, BrokerUnavailable), broker_errors("close the channel"):
+        with contextlib.suppress(BrokerUnavailable), broker_errors("close the channel"):
             async with asyncio.timeout(broker.timeout):
                 await channel.close()
 

@@ -209,7 +209,7 @@ class RpcServer:
         """Let the requests in hand be acked while their channel lives, then close it."""
         if self._tasks and not channel.is_closed:
             await asyncio.wait(self._tasks, timeout=self._stop_timeout)
-        with contextlib.suppress(TimeoutError, BrokerUnavailable), broker_errors("close the channel"):
+        with contextlib.suppress(BrokerUnavailable), broker_errors("close the channel"):
             async with asyncio.timeout(self._broker.timeout):
                 await channel.close()
 

@@ -47,8 +47,10 @@ async def run() -> AsyncIterator[Run]:
     yield start
     for task in reversed(tasks):
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task}, timeout=15)
+        assert task.done(), f"{task.get_name()} does not stop"
+        if not task.cancelled():
+            task.result()
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def oslo(node: RabbitNode) -> Peer:
         finally:
             try:
                 async with asyncio.timeout(20):
-                    await process.communicate()
+                    await process.communicate(b"")
             except TimeoutError:
                 process.kill()
                 await process.communicate()

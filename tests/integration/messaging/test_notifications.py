@@ -1,0 +1,61 @@
+"""Notifications between our own ends."""
+
+import asyncio
+
+import pytest
+
+from sev_agent.messaging import topology
+from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery
+from sev_agent.messaging.envelope import Priority, RequestContext
+from sev_agent.messaging.notifications import Notifier, subscribe
+from tests.integration.messaging.conftest import MAX_BYTES, Connect
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+def notifier(broker: Broker) -> Notifier:
+    return Notifier(broker, publisher_id="sev_agent.host-1")
+
+
+async def test_subscriber_hears_from_entry_on(broker: Broker, notifier: Notifier) -> None:
+    """What is sent after entry arrives whole and in order, both priorities."""
+    first = notifier.make("sev.instance.create.start", {"n": 1}, context=RequestContext(request_id="req-1"))
+    second = notifier.make("sev.instance.create.error", {"n": 2}, priority=Priority.ERROR)
+    async with asyncio.timeout(10), subscribe(broker, max_message_bytes=MAX_BYTES) as heard:
+        await notifier.send(first)
+        await notifier.send(second)
+        assert [await anext(heard), await anext(heard)] == [first, second]
+
+
+async def test_subscriber_to_errors_hears_errors_only(broker: Broker, notifier: Notifier) -> None:
+    """A priority that was not asked for does not arrive."""
+    async with (
+        asyncio.timeout(10),
+        subscribe(broker, priorities=[Priority.ERROR], max_message_bytes=MAX_BYTES) as heard,
+    ):
+        await notifier.notify("sev.host.fine", {})
+        await notifier.notify("sev.host.broken", {}, priority=Priority.ERROR)
+        assert (await anext(heard)).event_type == "sev.host.broken"
+
+
+async def test_garbage_does_not_end_a_subscription(broker: Broker, notifier: Notifier) -> None:
+    """A malformed notification is passed over."""
+    async with asyncio.timeout(10), subscribe(broker, max_message_bytes=MAX_BYTES) as heard:
+        key = topology.notification_key(Priority.INFO)
+        await broker.publish(b"garbage", Delivery(exchange=topology.EXCHANGE, routing_key=key))
+        await notifier.notify("sev.host.fine", {})
+        assert (await anext(heard)).event_type == "sev.host.fine"
+
+
+async def test_nobody_listening_is_no_error(notifier: Notifier) -> None:
+    """Without a listener a notification is dropped, and nothing piles up."""
+    await notifier.notify("sev.host.fine", {})
+
+
+async def test_lost_connection_ends_a_subscription(proxy: Proxy, connect: Connect) -> None:
+    """A subscriber is told of a gap instead of waiting for what may never come."""
+    broker = await connect(f"amqp://sev-agent:tests@127.0.0.1:{proxy.port}/")
+    async with asyncio.timeout(10), subscribe(broker, max_message_bytes=MAX_BYTES) as heard:
+        proxy.cut()
+        with pytest.raises(BrokerUnavailable):
+            await anext(heard)
