@@ -1,0 +1,34 @@
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sev_agent
+
+PACKAGE = Path(sev_agent.__file__).parent
+OURS = ("sev_agent.sev", "sev_agent.domain", "sev_agent.errors", "sev_agent.schema")
+DOING = {"asyncio", "io", "os", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import(names=names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=str() as module):
+                yield module
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("path", sorted((*PACKAGE.glob("sev/*.py"), *PACKAGE.glob("domain/*.py"))), ids=str)
+def test_pure(path: Path) -> None:
+    """The packages sev and domain import nothing that does I/O, and nothing that stands above them."""
+    for module in _imported(path):
+        top = module.split(".")[0]
+        if top == "sev_agent":
+            assert module == "sev_agent" or module.startswith(OURS)
+        else:
+            assert top in {"lxml", "pydantic"} | sys.stdlib_module_names - DOING, module
