@@ -202,16 +202,13 @@ class _Agent:
 
     async def _gate(self) -> None:
         """Take work only while libvirt is there: without a consumer, the broker itself knows that this host is not."""
-        try:
-            while True:
-                await self._hypervisor_changed.wait()
-                self._hypervisor_changed.clear()
-                if self._hypervisor.is_up:
-                    await self._work.resume()
-                else:
-                    await self._work.pause()
-        finally:
-            await self._work.pause()
+        while True:
+            await self._hypervisor_changed.wait()
+            self._hypervisor_changed.clear()
+            if self._hypervisor.is_up:
+                await self._work.resume()
+            else:
+                await self._work.pause()
 
     def _on_hypervisor(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         self._hypervisor_changed.set()

@@ -17,7 +17,7 @@ from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
-from sev_agent.uninterrupted import in_thread
+from sev_agent.uninterrupted import in_thread, raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -48,12 +48,13 @@ class Reconciler:
         self._metrics = metrics
         self._settings = settings
         self._scheduler = AsyncIOScheduler(timezone=UTC)
-        self._running = asyncio.Lock()
+        self._due = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the job going until cancelled."""
+        """Compare whenever it is time, until cancelled."""
+        # The job only rings: what it rings for is this task's own, so that it ends with it, and runs one at a time.
         self._scheduler.add_job(
-            self._tick,
+            self._due.set,
             IntervalTrigger(
                 seconds=max(1, round(self._settings.interval)), jitter=round(self._settings.jitter) or None
             ),
@@ -64,29 +65,34 @@ class Reconciler:
         )
         self._scheduler.start()
         try:
-            await asyncio.Event().wait()
+            while True:
+                raise_if_cancelled()
+                await self._due.wait()
+                self._due.clear()
+                await self._compare()
         finally:
             self._scheduler.shutdown(wait=False)
 
     def soon(self, *, after: float = 0) -> None:
         """Move the next run forward to ``after`` seconds from now; the minutely rhythm starts from there."""
-        if self._scheduler.get_job(_JOB) is not None:
+        if not after:
+            self._due.set()
+        elif self._scheduler.get_job(_JOB) is not None:
             self._scheduler.modify_job(_JOB, next_run_time=datetime.now(UTC) + timedelta(seconds=after))
 
-    async def _tick(self) -> None:
-        async with self._running:
-            try:
-                outcome = await self._accounting.reconcile(await self._resources())
-            except SevAgentError as error:
-                log.warning("reconciliation.failed", code=error.code, error=str(error))
-                self._metrics.reconciliations.labels("failed").inc()
-                if not isinstance(error, HypervisorUnavailable):
-                    self._health.down(Dependency.PLACEMENT, str(error))
-                self.soon(after=_RETRY_SECONDS)
-                return
-            self._note(outcome)
-            self._resume()
-            await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
+    async def _compare(self) -> None:
+        try:
+            outcome = await self._accounting.reconcile(await self._resources())
+        except SevAgentError as error:
+            log.warning("reconciliation.failed", code=error.code, error=str(error))
+            self._metrics.reconciliations.labels("failed").inc()
+            if not isinstance(error, HypervisorUnavailable):
+                self._health.down(Dependency.PLACEMENT, str(error))
+            self.soon(after=_RETRY_SECONDS)
+            return
+        self._note(outcome)
+        self._resume()
+        await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
 
     def _note(self, outcome: Reconciliation) -> None:
         self._health.up(Dependency.PLACEMENT)
