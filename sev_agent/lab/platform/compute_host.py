@@ -125,7 +125,9 @@ class ComputeHost:
             self._service(
                 "libvirtd",
                 (
-                    *(*enter, "env", *limit),
+                    # libvirt waits until the guest that it ends is gone from the process table, so somebody must collect
+                    # it at once. The machine's first process may take its time, and in a container it may never do so.
+                    *("tini", "-s", "--", *enter, "env", *limit),
                     *("libvirtd", "--config", f"{etc}/libvirtd.conf", "--pid-file", "/run/libvirt/libvirtd.pid"),
                 ),
                 self._libvirtd_ready,
