@@ -84,15 +84,21 @@ class Reconciler:
         try:
             outcome = await self._accounting.reconcile(await self._resources())
         except SevAgentError as error:
-            log.warning("reconciliation.failed", code=error.code, error=str(error))
-            self._metrics.reconciliations.labels("failed").inc()
-            if not isinstance(error, HypervisorUnavailable):
-                self._health.down(Dependency.PLACEMENT, str(error))
-            self.soon(after=_RETRY_SECONDS)
+            self._failed(error)
             return
         self._note(outcome)
         self._resume()
         await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
+
+    def _failed(self, error: SevAgentError) -> None:
+        self._metrics.reconciliations.labels("failed").inc()
+        if isinstance(error, HypervisorUnavailable):
+            # Its return is what the next comparison waits for.
+            log.info("reconciliation.postponed", reason=str(error))
+            return
+        if self._health.down(Dependency.PLACEMENT, str(error)):
+            log.warning("reconciliation.failed", code=error.code, error=str(error))
+        self.soon(after=_RETRY_SECONDS)
 
     def _note(self, outcome: Reconciliation) -> None:
         self._health.up(Dependency.PLACEMENT)

@@ -54,16 +54,18 @@ class Health:
     def up(self, dependency: Dependency) -> None:
         self._set(dependency, up=True, reason="")
 
-    def down(self, dependency: Dependency, reason: str) -> None:
-        self._set(dependency, up=False, reason=reason)
+    def down(self, dependency: Dependency, reason: str) -> bool:
+        """Whether this is news: it was up, or down for another reason."""
+        return self._set(dependency, up=False, reason=reason)
 
-    def _set(self, dependency: Dependency, *, up: bool, reason: str) -> None:
+    def _set(self, dependency: Dependency, *, up: bool, reason: str) -> bool:
         before = self._conditions[dependency]
         if before.up == up and before.reason == reason:
-            return
+            return False
         since = before.since if before.up == up else time.time()
         self._conditions[dependency] = Condition(up=up, reason=reason, since=since)
         if before.up != up:
             log.info("health.changed", dependency=dependency, up=up, reason=reason or None)
         if self._on_change is not None:
             self._on_change()
+        return True
