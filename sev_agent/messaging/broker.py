@@ -267,8 +267,4 @@ def broker_errors(doing: str) -> Iterator[None]:
 
 def _says_gone(error: BaseException) -> bool:
     # aiormq rejects what waits on a channel that was closed without a reason with a bare Exception.
-    return (
-        type(error) is Exception
-        or isinstance(error, TimeoutError | asyncio.CancelledError)
-        or isinstance(error, CONNECTION_EXCEPTIONS)
-    )
+    return type(error) is Exception or isinstance(error, (TimeoutError, asyncio.CancelledError, *CONNECTION_EXCEPTIONS))

@@ -22,7 +22,7 @@ def configured(url: str) -> cfg.ConfigOpts:
     conf([])
     oslo_messaging.set_transport_defaults("sev")
     oslo_messaging.get_rpc_transport(conf, url=url)  # registers the driver's options
-    conf.set_override("amqp_durable_queues", True, group="oslo_messaging_rabbit")
+    conf.set_override(name="amqp_durable_queues", override=True, group="oslo_messaging_rabbit")
     return conf
 
 
