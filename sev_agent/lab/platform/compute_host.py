@@ -125,8 +125,8 @@ class ComputeHost:
             self._service(
                 "libvirtd",
                 (
-                    # libvirt waits until the guest that it ends is gone from the process table, so somebody must collect
-                    # it at once. The machine's first process may take its time, and in a container it may never do so.
+                    # libvirt waits until the guest that it ends has left the process table, so somebody must collect it
+                    # at once. The machine's first process may take its time, and in a container may never do it.
                     *("tini", "-s", "--", *enter, "env", *limit),
                     *("libvirtd", "--config", f"{etc}/libvirtd.conf", "--pid-file", "/run/libvirt/libvirtd.pid"),
                 ),
