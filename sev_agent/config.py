@@ -178,7 +178,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfi
 
     A variable's value is a text; where the setting is a list, it is one in TOML's spelling.
     Raises ``ConfigurationError`` that lists every fault with its path: an unreadable file, an unknown key or variable,
-    a value of the wrong type or out of bounds.
+    a value of the wrong type or out of bounds, one that another value demands.
     """
     values = _read(path)
     faults = _override(values, os.environ if environment is None else environment)
@@ -186,6 +186,8 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfi
         config = AgentConfig.model_validate(values)
     except ValidationError as error:
         faults += [_describe(fault) for fault in error.errors(include_url=False, include_input=False)]
+    else:
+        faults += _missing(config)
     if faults:
         raise ConfigurationError(
             f"{path} cannot be used:\n  " + "\n  ".join(faults),
@@ -237,6 +239,12 @@ def _list(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _missing(config: AgentConfig) -> list[str]:
+    if config.auth.type == "password" and config.auth.auth_url is None:
+        return ["auth.auth_url: needed where auth.type is 'password'"]
+    return []
 
 
 def _describe(fault: Any) -> str:

@@ -1,6 +1,7 @@
 """Logging: structlog for our records and the libraries' alike, colour on a terminal, JSON lines elsewhere."""
 
 import logging
+import re
 import sys
 from typing import TextIO
 
@@ -10,6 +11,12 @@ from sev_agent.config import LogFormat, LogSection
 
 _QUIET = ("asyncio", "aio_pika", "aiormq", "aiohttp.access", "apscheduler", "pycdlib")
 """Libraries whose informational records repeat what we log ourselves."""
+
+_MUTE = ("aiormq.connection",)
+"""Libraries whose errors, too: this one logs each attempt of an outage that is told once."""
+
+_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]*@")
+"""In a URL, between the user's name and the host."""
 
 
 def configure(settings: LogSection, stream: TextIO | None = None) -> None:
@@ -42,7 +49,7 @@ def configure(settings: LogSection, stream: TextIO | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, _without_passwords],
         )
     )
     root = logging.getLogger()
@@ -50,3 +57,10 @@ def configure(settings: LogSection, stream: TextIO | None = None) -> None:
     root.setLevel(settings.level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _MUTE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _without_passwords(_logger: object, _method: str, rendered: structlog.typing.EventDict) -> str:
+    """The rendered line: a library's text may carry the broker's URL as it was given."""
+    return _PASSWORD.sub(r"\1:***@", str(rendered))
