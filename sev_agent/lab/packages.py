@@ -11,8 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -33,8 +34,13 @@ _POLICY_TEXT = f"#!/bin/sh\n{_POLICY_MARK}\nexit 101\n"
 _INSTALL_TIMEOUT = 1800
 _QUERY_TIMEOUT = 60
 _KEPT_LINES = 20
-_NEWER_SOURCES = frozenset({"libvirt", "qemu"})
-"""Source packages that Debian 12 has in its backports only in a version that is new enough."""
+# All parts of these source packages move together, also those that are installed already: they depend on each other's
+# very version. Everything else stays as the distribution has it, which apt-get's own --target-release would not do.
+_PINS = """\
+Package: src:libvirt src:qemu src:seabios
+Pin: release n={codename}-backports
+Pin-Priority: 990
+"""
 
 _NETWORK_UNITS = ("rabbitmq-server.service", "epmd.socket")
 """Units that would listen on the network from the next start of the machine on, as their packages enable them."""
@@ -97,7 +103,7 @@ def missing(packages: Sequence[Package]) -> list[Package]:
     return [
         package
         for package in dict.fromkeys(packages)
-        if package.name not in installed or not _new_enough(installed[package.name].version, package.least)
+        if package.name not in installed or not _new_enough(installed[package.name], package.least)
     ]
 
 
@@ -120,7 +126,8 @@ def install(purpose: str = "all", *, say: Say) -> list[str]:
             _add_backports(APT, codename, say)
         say(f"installing with apt-get: {_names(absent)}")
         _run(["apt-get", "update", "--quiet"])
-        _run(["apt-get", "install", *_OPTIONS, *_selection(absent, codename)])
+        with _preferences(APT, codename) as pins:
+            _run(["apt-get", "install", *_OPTIONS, *pins, *sorted({package.name for package in absent})])
     _disable_network_units(absent)
     if still := missing(absent):
         raise PackagesError(
@@ -138,16 +145,11 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Installed:
-    version: str
-    source: str
-
-
-def _installed() -> dict[str, _Installed]:
-    form = "${Package}\t${Version}\t${source:Package}\t${db:Status-Status}\n"
+def _installed() -> dict[str, str]:
+    """The version of every installed package."""
+    form = "${Package}\t${Version}\t${db:Status-Status}\n"
     rows = (line.split("\t") for line in _output(["dpkg-query", "--show", f"--showformat={form}"]).splitlines())
-    return {name: _Installed(version, source) for name, version, source, state in rows if state == "installed"}
+    return {name: version for name, version, state in rows if state == "installed"}
 
 
 def _new_enough(version: str, least: str) -> bool:
@@ -157,19 +159,21 @@ def _new_enough(version: str, least: str) -> bool:
     return subprocess.run(command, check=False, timeout=_QUERY_TIMEOUT).returncode == 0
 
 
-def _selection(absent: Sequence[Package], codename: str) -> list[str]:
-    """What to ask apt-get for. On Debian 12 all of libvirt and QEMU comes from backports, in one go.
-
-    What is installed of them must follow, or it would have to be removed: their parts depend on each other's very
-    version.
-    """
-    names = {package.name for package in absent}
+@contextmanager
+def _preferences(apt: Path, codename: str) -> Iterator[tuple[str, ...]]:
+    """Options that make apt-get take libvirt and QEMU from backports where the distribution's own are too old."""
     if codename != "bookworm":
-        return sorted(names)
-    newer = {name for name in names if name.startswith(("libvirt", "qemu"))}
-    if newer:
-        newer |= {name for name, package in _installed().items() if package.source in _NEWER_SOURCES}
-    return sorted(names - newer) + [f"{name}/{codename}-backports" for name in sorted(newer)]
+        yield ()
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="sev-agent-", suffix=".pref") as file:
+        # The option takes the place of this file, so what an administrator wrote there must go along.
+        with suppress(FileNotFoundError):
+            file.write((apt / "preferences").read_text().rstrip() + "\n\n")
+        file.write(_PINS.format(codename=codename))
+        file.flush()
+        # apt-get reads it as a user of its own.
+        os.fchmod(file.fileno(), 0o644)
+        yield ("-o", f"Dir::Etc::Preferences={file.name}")
 
 
 def _add_backports(apt: Path, codename: str, say: Say) -> None:

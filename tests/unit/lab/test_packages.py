@@ -69,20 +69,22 @@ def test_other_systems_are_told_what_is_needed(release: str, tmp_path: Path, mon
         packages.install("all", say=lambda _: None)
 
 
-def test_backports_of_libvirt_take_their_installed_parts_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Debian 12 an installed libvirt-dev moves with the daemon, or apt would have to remove it."""
-    installed = {
-        "libvirt-dev": packages._Installed("9.0.0-4", "libvirt"),
-        "gcc": packages._Installed("4:12.2.0", "gcc-defaults"),
-    }
-    monkeypatch.setattr(packages, "_installed", lambda: installed)
-    asked = packages._selection([Package("libvirt-daemon", "10.5"), Package("ovmf")], "bookworm")
-    assert asked == ["ovmf", "libvirt-daemon/bookworm-backports", "libvirt-dev/bookworm-backports"]
+def test_on_debian_12_libvirt_and_qemu_are_taken_from_backports(tmp_path: Path) -> None:
+    """Whole source packages are pinned, beside the administrator's own preferences; nothing of it stays."""
+    (tmp_path / "preferences").write_text("Package: mine\nPin: version 1\nPin-Priority: 1")
+    with packages._preferences(tmp_path, "bookworm") as (_, option):
+        path = Path(option.removeprefix("Dir::Etc::Preferences="))
+        mine, pins = path.read_text().split("\n\n")
+        assert mine.startswith("Package: mine")
+        assert "src:libvirt src:qemu" in pins
+        assert "Pin: release n=bookworm-backports\n" in pins
+    assert not path.exists()
 
 
-def test_debian_13_needs_no_backports() -> None:
+def test_debian_13_needs_no_backports(tmp_path: Path) -> None:
     """Its own versions are new enough."""
-    assert packages._selection([Package("libvirt-daemon", "10.5")], "trixie") == ["libvirt-daemon"]
+    with packages._preferences(tmp_path, "trixie") as options:
+        assert options == ()
 
 
 @pytest.fixture
