@@ -40,10 +40,14 @@ def configure(settings: LogSection, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     colour = settings.format is LogFormat.CONSOLE or (settings.format is LogFormat.AUTO and target.isatty())
+    # Tracebacks without the frames' variables, unlike structlog's own defaults: among them are passwords.
     render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if colour
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(
