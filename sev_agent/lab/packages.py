@@ -69,10 +69,11 @@ LAB = (
     Package("ovmf"),
     Package("rabbitmq-server"),
     # The hosts' namespaces, and the library that answers for a missing CAP_SYS_RESOURCE.
-    *(Package(name) for name in ("util-linux", "tini", "iproute2", "gcc", "libc6-dev")),
-    # The guest image, and the check of domains against libvirt's schema.
-    *(Package(name) for name in ("busybox-static", "systemd-boot-efi", "binutils", "cpio", "kmod", "xz-utils", "zstd")),
-    *(Package(name) for name in ("dosfstools", "mtools", "fdisk", "libxml2-utils")),
+    *(Package(name) for name in ("util-linux", "mount", "hostname", "tini", "gcc", "libc6-dev")),
+    # The guest image. What goes into it is downloaded, not installed: busybox-static would drive out busybox.
+    *(Package(name) for name in ("binutils", "mtools")),
+    # The check of domains against libvirt's schema; the look at what listens.
+    *(Package(name) for name in ("libxml2-utils", "iproute2")),
 )
 
 
