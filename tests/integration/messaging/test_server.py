@@ -336,8 +336,9 @@ async def test_deleted_queue_is_made_again(
     """A queue that an operator deletes is declared and consumed again."""
     on_host.release.set()
     await (await declared(broker, queue.name)).delete(if_unused=False, if_empty=False)
-    while not await client.consumer_count(queue.name):  # noqa: ASYNC110 - the broker tells only when asked
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while not await client.consumer_count(queue.name):  # noqa: ASYNC110 - the broker tells only when asked
+            await asyncio.sleep(0.01)
     assert await client.call("work", GOOD, queue=queue.name, timeout=10) == {"did": UUID}
 
 
