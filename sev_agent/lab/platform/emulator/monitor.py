@@ -189,8 +189,7 @@ def serve(listener: socket.socket, connect: Callable[[], socket.socket], platfor
             session = _accept(listener, connect, platform)
         if life in ready:
             if session is not None:
-                while not session.qemu.ended:
-                    session.from_qemu()
+                _drain(session)
                 _last_words(session)
             return
 
@@ -231,6 +230,14 @@ def _accept(listener: socket.socket, connect: Callable[[], socket.socket], platf
     except OSError:
         client.close()
         return None
+
+
+def _drain(session: Session) -> None:
+    """Read what QEMU left in its socket: its end may be known before that is."""
+    poll = select.poll()
+    poll.register(session.qemu.connection, select.POLLIN)
+    while not session.qemu.ended and poll.poll(int(_LAST_WORDS * 1000)):
+        session.from_qemu()
 
 
 def _last_words(session: Session) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -65,9 +66,15 @@ class Stand:
     def client(self) -> Client:
         return Client(self._path)
 
+    def tell_end(self) -> None:
+        os.close(self._qemu_life)
+
     def end_qemu(self) -> None:
         self.qemu.end()
-        os.close(self._qemu_life)
+        self.tell_end()
+        self.join()
+
+    def join(self) -> None:
         self.thread.join(PATIENCE)
         os.close(self._life)
         self._listener.close()
@@ -163,6 +170,18 @@ def test_a_second_client_starts_anew(stand: Stand) -> None:
         assert client.reply()["return"]["enabled"]
         client.close()
     assert stand.qemu.greetings == 2
+
+
+def test_words_after_the_end_arrive(stand: Stand, client: Client) -> None:
+    """What QEMU's socket still holds when its end is known is read by the client too."""
+    last = b'{"event": "SHUTDOWN", "data": {"reason": "host-signal"}}\r\n'
+    stand.tell_end()
+    ended_early, _, _ = select.select([client.connection], [], [], 0.1)
+    stand.qemu.say(last)
+    stand.qemu.end()
+    stand.join()
+    assert not ended_early
+    assert [client.line(), client.line()] == [last, b""]
 
 
 def test_qemus_last_words_arrive(stand: Stand, client: Client) -> None:
