@@ -10,6 +10,9 @@ import structlog
 from sev_agent import log
 from sev_agent.config import LogFormat, LogSection
 
+_SECRET = "s3cret-of-keystone"
+"""By its name in the code that fails: a traceback shows the source's lines."""
+
 
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
@@ -123,13 +126,13 @@ def test_traceback_tells_no_variables(form: LogFormat) -> None:
     """A traceback names the places, and never the values of variables there: one may be a password."""
     stream = _configured(format=form)
     try:
-        _fail("-".join(["s3cret", "of", "keystone"]))  # put together here: the source's lines are shown
+        _fail(_SECRET)
     except ValueError:
         structlog.stdlib.get_logger("ours").exception("token.failed")
     text = stream.getvalue()
     assert "_fail" in text
     assert "ValueError" in text
-    assert "s3cret-of-keystone" not in text
+    assert _SECRET not in text
 
 
 def _fail(password: str) -> None:

@@ -1,0 +1,275 @@
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from sev_agent.config import AgentConfig, ConfigurationError, LogFormat, Section, load, variables
+
+REFERENCE = Path(__file__).parents[2] / "conf" / "sev-agent.toml"
+PASSWORD = "s3cret-of-keystone"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "sev-agent.toml"
+    path.write_text('[auth]\nauth_url = "http://keystone.example:5000/v3"\n')
+    return path
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    return {
+        name: field.annotation
+        for name, field in AgentConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _uncommented() -> dict[str, dict[str, Any]]:
+    """The reference file with every setting that it names, the commented ones too."""
+    return tomllib.loads(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", REFERENCE.read_text()))
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML would write it."""
+    if hasattr(value, "get_secret_value"):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class TestReference:
+    def test_loads_as_shipped(self) -> None:
+        """The file as it is shipped can be started with."""
+        assert load(REFERENCE, {}).auth.username == "sev-agent"
+
+    def test_loads_with_every_line_in_force(self, path: Path) -> None:
+        """No default that it shows, and no example, is refused."""
+        path.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", REFERENCE.read_text()))
+        load(path, {})
+
+    def test_names_every_setting_and_no_other(self) -> None:
+        """Its sections and keys are those of the model, one for one."""
+        expected = {name: set(section.model_fields) for name, section in _sections().items()}
+        assert {name: set(keys) for name, keys in _uncommented().items()} == expected
+        assert set(expected) == set(AgentConfig.model_fields)
+
+    def test_names_a_setting_once(self) -> None:
+        """No key stands twice in a section, neither commented nor in force."""
+        section, seen = "", []
+        for line in REFERENCE.read_text().splitlines():
+            if heading := re.fullmatch(r"\[(\w+)\]", line):
+                section = heading[1]
+            elif setting := re.match(r"#?([a-z_]+) = ", line):
+                seen.append(f"{section}.{setting[1]}")
+        assert len(seen) == len(set(seen))
+
+    def test_shows_the_defaults(self) -> None:
+        """The value of each line is the default; where there is none, the line is an example."""
+        for name, section in _sections().items():
+            for key, field in section.model_fields.items():
+                if field.default is PydanticUndefined or field.default is None:
+                    continue
+                if (name, key) == ("auth", "username"):
+                    continue
+                assert _uncommented()[name][key] == _plain(field.default), f"{name}.{key}"
+
+    def test_sets_only_what_has_no_usable_default(self) -> None:
+        """What is in force in the shipped file is what a site must set, and nothing else."""
+        live = tomllib.loads(REFERENCE.read_text())
+        assert {name: set(keys) for name, keys in live.items() if keys} == {"auth": {"auth_url", "username"}}
+
+    def test_explains_every_setting(self) -> None:
+        """Each group of settings follows a comment of prose."""
+        blocks = [block for block in REFERENCE.read_text().split("\n\n") if re.search(r"(?m)^#?[a-z_]+ = ", block)]
+        for block in blocks:
+            first = re.sub(r"^\[\w+\]\n", "", block)
+            assert first.startswith("# "), block
+
+
+class TestFile:
+    def test_empty_but_for_keystone(self, path: Path) -> None:
+        """All but Keystone's address has a default that works."""
+        config = load(path, {})
+        assert config.host.name == socket.gethostname()
+        assert config.http.host == "127.0.0.1"
+        assert config.log.format is LogFormat.AUTO
+
+    def test_values_are_taken(self, path: Path) -> None:
+        """Settings of the file replace the defaults, converted to their types."""
+        path.write_text(
+            '[host]\nname = "h1"\nstate_dir = "/srv/x"\n[auth]\ntype = "none"\n[hypervisor]\nfirmware_dirs = ["/a"]\n'
+        )
+        config = load(path, {})
+        assert (config.host.name, config.host.state_dir) == ("h1", Path("/srv/x"))
+        assert config.hypervisor.firmware_dirs == (Path("/a"),)
+
+    def test_every_fault_at_once(self, path: Path) -> None:
+        """All that is wrong is told in one go, each with its path."""
+        path.write_text(
+            "unknown = 1\n"
+            '[host]\nname = "no spaces please"\ncolour = "red"\n'
+            "[http]\nport = 70000\n"
+            '[images]\ncache_max_gb = "much"\n'
+            '[auth]\nauth_url = "ftp://x"\n'
+            "[nonsense]\na = 1\n"
+        )
+        with pytest.raises(ConfigurationError) as caught:
+            load(path, {"SEV_AGENT_HTTP__PROT": "1"})
+        text = str(caught.value)
+        for fault in (
+            "unknown: no such setting",
+            "host.name: ",
+            "host.colour: no such setting",
+            "http.port: ",
+            "images.cache_max_gb: ",
+            "auth.auth_url: ",
+            "nonsense: no such setting",
+            "SEV_AGENT_HTTP__PROT: no such setting",
+        ):
+            assert f"\n  {fault}" in text
+        assert str(path) in text
+        assert "conf/sev-agent.toml" in text
+
+    @pytest.mark.parametrize(
+        ("text", "fault"),
+        [
+            ("host = 1", "host: "),
+            ("[hypervisor]\ncall_timeout = 0", "hypervisor.call_timeout: "),
+            ("[hypervisor]\ncall_timeout = inf", "hypervisor.call_timeout: "),
+            ("[hypervisor]\ncall_timeout = nan", "hypervisor.call_timeout: "),
+            ("[encryption]\nlimit = 0", "encryption.limit: "),
+            ('[placement]\nstopped_guests = "keep"', "placement.stopped_guests: "),
+            ("[placement]\nreserved_host_memory_mb = -1", "placement.reserved_host_memory_mb: "),
+            ('[log]\nformat = "xml"', "log.format: "),
+            ("[builds]\nmax_concurrent = 1.5", "builds.max_concurrent: "),
+        ],
+    )
+    def test_bad_value_is_refused(self, path: Path, text: str, fault: str) -> None:
+        """A value of the wrong type or out of its bounds is refused by its path."""
+        path.write_text(text)
+        with pytest.raises(ConfigurationError, match=f"\n  {re.escape(fault)}"):
+            load(path, {})
+
+    def test_keystone_is_needed_with_a_password(self, path: Path) -> None:
+        """Without Keystone's address a daemon that authenticates cannot start, and is told so here."""
+        path.write_text("")
+        with pytest.raises(ConfigurationError, match=r"auth\.auth_url: needed"):
+            load(path, {})
+        assert load(path, {"SEV_AGENT_AUTH__TYPE": "none"}).auth.auth_url is None
+
+    def test_missing_file_is_refused(self, tmp_path: Path) -> None:
+        """A file that is not there is never taken for one without settings."""
+        with pytest.raises(ConfigurationError, match="cannot be read: No such file") as caught:
+            load(tmp_path / "absent.toml", {})
+        assert caught.value.remedy
+
+    def test_directory_is_refused(self, tmp_path: Path) -> None:
+        """A directory in the file's place is refused in the same way."""
+        with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+            load(tmp_path, {})
+
+    @pytest.mark.parametrize("content", [b"[host", b'[host]\nname = "\xff"', b"a = 1\na = 2"])
+    def test_what_is_not_toml_is_refused(self, path: Path, content: bytes) -> None:
+        """Broken syntax, a broken encoding and a doubled key are told as such."""
+        path.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="is not TOML"):
+            load(path, {})
+
+    def test_config_cannot_be_changed(self, path: Path) -> None:
+        """What was read stays as it was read."""
+        config = load(path, {})
+        with pytest.raises(ValueError, match="frozen"):
+            config.http.port = 1  # type: ignore[misc]
+
+
+class TestEnvironment:
+    def test_wins_over_the_file(self, path: Path) -> None:
+        """A variable replaces what the file says, and only that."""
+        path.write_text('[auth]\nauth_url = "http://keystone:5000"\n[http]\nhost = "::1"\nport = 1\n')
+        config = load(path, {"SEV_AGENT_HTTP__PORT": "9300"})
+        assert (config.http.host, config.http.port) == ("::1", 9300)
+
+    def test_sets_what_the_file_lacks(self, path: Path) -> None:
+        """A variable may set a key of a section that the file does not have."""
+        assert load(path, {"SEV_AGENT_ENCRYPTION__LIMIT": "15"}).encryption.limit == 15
+
+    def test_list_is_written_as_in_toml(self, path: Path) -> None:
+        """A setting that is a list is given as one."""
+        config = load(path, {"SEV_AGENT_HYPERVISOR__FIRMWARE_DIRS": '["/a", "/b c"]'})
+        assert config.hypervisor.firmware_dirs == (Path("/a"), Path("/b c"))
+
+    def test_broken_list_is_refused(self, path: Path) -> None:
+        """A list that is none is a fault of its setting."""
+        with pytest.raises(ConfigurationError, match=r"hypervisor\.firmware_dirs: "):
+            load(path, {"SEV_AGENT_HYPERVISOR__FIRMWARE_DIRS": "[/a"})
+
+    def test_bad_value_is_refused(self, path: Path) -> None:
+        """A variable's value is held to the same rules as the file's."""
+        with pytest.raises(ConfigurationError, match=r"http\.port: "):
+            load(path, {"SEV_AGENT_HTTP__PORT": "http"})
+
+    @pytest.mark.parametrize("name", ["SEV_AGENT_HTTP__PROT", "SEV_AGENT_HTTP_PORT", "SEV_AGENT_", "SEV_AGENT_X__Y"])
+    def test_mistyped_variable_is_refused(self, path: Path, name: str) -> None:
+        """A variable with the prefix that is no setting is an error: ignored, it would silently do nothing."""
+        with pytest.raises(ConfigurationError, match=f"{name}: no such setting"):
+            load(path, {name: "1"})
+
+    def test_foreign_variables_are_left_alone(self, path: Path) -> None:
+        """Other programs' variables, and those of the commands, are no fault."""
+        load(path, {"PATH": "/bin", "SEV_AGENTS": "x", "SEV_AGENT_CONFIG": "/x", "SEV_AGENT_LAB_DIR": "/y"})
+
+    def test_process_environment_is_the_default(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without another one given, the environment is that of the process."""
+        monkeypatch.setenv("SEV_AGENT_LOG__LEVEL", "debug")
+        assert load(path).log.level == "debug"
+
+    def test_every_setting_has_its_variable(self) -> None:
+        """Each key of each section can be set by a variable of its name."""
+        expected = {(name, key) for name, section in _sections().items() for key in section.model_fields}
+        assert set(variables().values()) == expected
+        assert variables()["SEV_AGENT_PLACEMENT__STOPPED_GUESTS"] == ("placement", "stopped_guests")
+
+    @given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+    def test_any_text_is_taken_or_refused(self, text: str) -> None:
+        """Whatever stands in a variable, the answer is a configuration or a ``ConfigurationError``."""
+        for name in ("SEV_AGENT_HTTP__PORT", "SEV_AGENT_HYPERVISOR__FIRMWARE_DIRS", "SEV_AGENT_GLANCE__ENDPOINT"):
+            try:
+                load(REFERENCE, {name: text})
+            except ConfigurationError as error:
+                assert "\n  " in str(error)  # noqa: PT017 - either outcome is right
+
+
+class TestSecrets:
+    def _config(self, path: Path) -> AgentConfig:
+        return load(
+            path,
+            {"SEV_AGENT_AUTH__PASSWORD": PASSWORD, "SEV_AGENT_MESSAGING__URL": f"amqp://agent:{PASSWORD}@broker/"},
+        )
+
+    def test_can_be_had(self, path: Path) -> None:
+        """The one who needs a secret gets it by asking for it by name."""
+        config = self._config(path)
+        assert config.auth.password.get_secret_value() == PASSWORD
+        assert PASSWORD in config.messaging.url.get_secret_value()
+
+    @pytest.mark.parametrize("show", [repr, str, lambda config: config.model_dump_json()])
+    def test_are_never_shown(self, path: Path, show: Any) -> None:
+        """No form in which a configuration may reach a log holds a secret."""
+        assert PASSWORD not in show(self._config(path))
+
+    def test_are_not_in_errors(self, path: Path) -> None:
+        """What is refused is named by its path, and its value is not repeated."""
+        path.write_text(f'[auth]\npassword = ["{PASSWORD}"]\nauth_url = "{PASSWORD}"\n')
+        with pytest.raises(ConfigurationError) as caught:
+            load(path, {"SEV_AGENT_AUTH__PASWORD": PASSWORD})  # mistyped: its value is not repeated either
+        assert "auth.password: " in str(caught.value)
+        assert PASSWORD not in str(caught.value)
+        assert caught.value.__cause__ is None
