@@ -64,3 +64,11 @@ def domain_xml(uuid: UUID, name: str = "guest", *, security: str = "", vcpu: str
         f"<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>{extra}<memory unit='MiB'>64</memory>"
         f"<vcpu>{vcpu}</vcpu><os><type>hvm</type></os>{security}</domain>"
     )
+
+
+def agent_metadata(uuid: UUID, generation: str = "amd-sev") -> str:
+    """What this agent writes into its domains."""
+    return (
+        f"<metadata><sev:instance xmlns:sev='urn:sev-agent:instance:1' uuid='{uuid}' name='n' project_id='p'"
+        f" user_id='u' flavor='f' image_id='{uuid}' generation='{generation}' creator='sev-agent'/></metadata>"
+    )

@@ -3,21 +3,18 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 import libvirt  # noqa: TID251 - this package is the one that may
-import structlog
 
-from sev_agent.domain.spec import GuestMetadata
 from sev_agent.hypervisor.connection import Hypervisor
-from sev_agent.hypervisor.errors import HypervisorError, define_failure, operation_failure, start_failure, text_of
-from sev_agent.hypervisor.facts import Facts, read_facts
-from sev_agent.sev.generation import Generation
+from sev_agent.hypervisor.errors import define_failure, operation_failure, start_failure
+from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey
 
-log = structlog.get_logger(__name__)
+__all__ = ["DomainState", "Domains", "Guest", "Started"]
 
 T = TypeVar("T")
 
@@ -27,51 +24,10 @@ _TEST_DRIVER = "TEST"
 """libvirt's in-process driver; it knows neither NVRAM nor checkpoints."""
 
 
-class DomainState(StrEnum):
-    """libvirt's states; ``NOSTATE`` is what a driver says that does not know."""
-
-    NOSTATE = "nostate"
-    RUNNING = "running"
-    BLOCKED = "blocked"
-    PAUSED = "paused"
-    SHUTDOWN = "shutdown"
-    SHUTOFF = "shutoff"
-    CRASHED = "crashed"
-    PMSUSPENDED = "pmsuspended"
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the domain has a QEMU process, and with it memory and, if encrypted, a slot."""
-        return self not in {DomainState.SHUTOFF, DomainState.CRASHED}
-
-
-_STATES = {getattr(libvirt, f"VIR_DOMAIN_{state.name}"): state for state in DomainState}
-
-
 class _Raise(Enum):
     """The default of what to do about a missing domain."""
 
     RAISE = auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guest:
-    """A domain of this host, whoever made it.
-
-    ``generation`` is None if it is not encrypted, ``metadata`` if this agent did not build it. ``memory_mb`` is MiB.
-    """
-
-    uuid: UUID
-    name: str
-    state: DomainState
-    generation: Generation | None
-    metadata: GuestMetadata | None
-    vcpus: int
-    memory_mb: int
-
-    @property
-    def is_active(self) -> bool:
-        return self.state.is_active
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +98,12 @@ class Domains:
 
     async def state(self, uuid: UUID) -> DomainState | None:
         """Its state, or None where libvirt knows no such domain."""
-        return await self._look("look at", uuid, lambda domain: _state(domain.state()[0]), missing=None)
+        return await self._look("look at", uuid, lambda domain: state_of(domain.state()[0]), missing=None)
 
     async def is_managed(self, uuid: UUID) -> bool:
         """Whether libvirt knows the domain, and this agent built it."""
-        facts = await self._look("read", uuid, lambda domain: read_facts(domain.XMLDesc()), missing=None)
-        return facts is not None and facts.metadata is not None and facts.metadata.uuid == uuid
+        claim = await self._look("read", uuid, claim_of, missing=None)
+        return claim is not None and claim.metadata is not None and claim.metadata.uuid == uuid
 
     async def launch_security_info(self, uuid: UUID) -> Mapping[str, Any]:
         """What the secure processor says of a running guest: ``sev-measurement``, ``sev-policy``, ``sev-api-major``.
@@ -160,7 +116,7 @@ class Domains:
         """All domains. One libvirt call for all, and one more for each that has changed since the last time."""
         facts = self._hypervisor.link.facts
         with facts.reading() as reading:
-            seen = await self._hypervisor.look(partial(_survey, known=facts.known))
+            seen = await self._hypervisor.look(partial(survey, known=facts.known))
             reading.keep(seen.learnt, {guest.uuid for guest in seen.guests})
         self._seen = seen.guests
         return seen.guests
@@ -236,57 +192,3 @@ def _unless_inactive(domain: libvirt.virDomain, action: Callable[[], object]) ->
     except libvirt.libvirtError:
         if domain.isActive():
             raise
-
-
-def _state(number: int) -> DomainState:
-    return _STATES.get(number, DomainState.NOSTATE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    guests: tuple[Guest, ...]
-    learnt: Mapping[UUID, Facts]
-
-
-def _survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> _Survey:
-    guests: list[Guest] = []
-    learnt: dict[UUID, Facts] = {}
-    for domain, stats in _list(connection):
-        uuid = UUID(bytes=domain.UUID())
-        facts = known.get(uuid)
-        if facts is None:
-            facts = _read(domain)
-            if facts is None:
-                continue
-            learnt[uuid] = facts
-        guests.append(
-            Guest(
-                uuid=uuid,
-                name=domain.name(),
-                state=_state(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)),
-                generation=facts.generation,
-                metadata=facts.metadata,
-                vcpus=facts.vcpus,
-                memory_mb=facts.memory_mb,
-            )
-        )
-    return _Survey(tuple(guests), learnt)
-
-
-def _list(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, dict[str, Any]]]:
-    try:
-        return connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)  # type: ignore[no-any-return]
-    except libvirt.libvirtError as error:
-        raise HypervisorError(
-            f"cannot list the domains: {text_of(error)}", remedy="look into libvirtd's log"
-        ) from error
-
-
-def _read(domain: libvirt.virDomain) -> Facts | None:
-    """None if the domain vanished after it was listed."""
-    try:
-        return read_facts(domain.XMLDesc())
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise operation_failure("read", domain.name(), error) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
+from lxml import etree
 
 from sev_agent.domain import launch_security, metadata
 from sev_agent.domain.spec import GuestMetadata
@@ -88,3 +89,18 @@ def read_facts(xml: str) -> Facts:
         log.warning("hypervisor.metadata.unreadable", domain=domain.findtext("name"), reason=str(error))
         known = None
     return Facts(generation=launch_security.read(domain), metadata=known, vcpus=vcpus, memory_mb=memory_mb)
+
+
+def read_claim(element: str, *, vcpus: int, memory_mb: int) -> Facts | None:
+    """The facts that this agent's metadata ``element`` claims. None if it cannot be read."""
+    try:
+        domain = parse_domain(f"<domain><metadata>{element}</metadata></domain>")
+        for child in domain.iterfind("metadata/*"):
+            # libvirt takes the namespace off when it hands out one element of the metadata.
+            child.tag = f"{{{metadata.NAMESPACE}}}{etree.QName(child).localname}"
+        known = metadata.read(domain)
+    except DomainXmlInvalid:
+        return None
+    if known is None:
+        return None
+    return Facts(generation=known.generation, metadata=known, vcpus=vcpus, memory_mb=memory_mb)

@@ -13,7 +13,7 @@ from sev_agent.hypervisor.domains import DomainState
 from sev_agent.hypervisor.errors import HypervisorError, StartFailed
 from sev_agent.hypervisor.events import Lifecycle
 from tests.integration.hypervisor.conftest import PrivateLibvirtd
-from tests.libvirt_host import PATIENCE, Host, running_host
+from tests.libvirt_host import PATIENCE, Host, agent_metadata, running_host
 
 
 @pytest.fixture
@@ -64,15 +64,18 @@ async def test_guests_that_hang_cost_neither_the_connection_nor_the_view(shared_
     keepalive = {"keepalive_interval": 1, "keepalive_count": 1}
     async with running_host(uri=shared_libvirtd.qemu_uri, **keepalive) as host:
         assert await host.next_change()
-        uuids = [uuid4() for _ in range(6)]
+        uuids = [uuid4() for _ in range(5)]
         for uuid in uuids:
-            await host.domains.define_and_start(_xml(uuid))
+            await host.domains.define_and_start(_xml(uuid).replace("<os>", agent_metadata(uuid) + "<os>"))
         for pid in shared_libvirtd.guest_pids():
             os.kill(pid, signal.SIGSTOP)
         resets = [asyncio.create_task(host.domains.reset(uuid)) for uuid in uuids]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(host.changes.get(), 4)
-        assert {guest.uuid for guest in await host.domains.guests() if guest.is_active} >= set(uuids)
+        async with asyncio.timeout(1):
+            guests = await host.domains.guests()
+            assert {guest.uuid for guest in guests if guest.is_active and guest.metadata} == set(uuids)
+            assert all([await host.domains.is_managed(uuid) for uuid in uuids])
         for pid in shared_libvirtd.guest_pids():
             os.kill(pid, signal.SIGCONT)
         await asyncio.gather(*resets)

@@ -1,7 +1,7 @@
 import libvirt  # noqa: TID251 - the tests of the package that may
 
-from sev_agent.hypervisor.domains import _STATES, DomainState
 from sev_agent.hypervisor.events import Lifecycle, LifecycleNames
+from sev_agent.hypervisor.survey import _STATES, DomainState
 
 
 def test_knows_every_event_that_libvirt_can_send() -> None:
