@@ -27,7 +27,6 @@ class _Entry:
 
     suites: tuple[str, ...]
     components: tuple[str, ...]
-    uri: str
     extension: str
     template: str
 
@@ -43,7 +42,7 @@ def derive(apt: Path, codename: str) -> SourceFile | None:
     In the same format, with the same address, key and options. ``None`` if the machine has no such source.
     """
     for entry in _entries(apt):
-        if codename in entry.suites and _WANTED_COMPONENT in entry.components and not entry.uri.startswith("cdrom:"):
+        if codename in entry.suites and _WANTED_COMPONENT in entry.components:
             suite = f"{codename}-backports"
             text = entry.template.replace("\0", suite)
             return SourceFile(f"{suite}.{entry.extension}", f"# Added by sev-agent lab.\n{text}")
@@ -73,7 +72,6 @@ def _one_line_entries(text: str) -> Iterator[_Entry]:
         yield _Entry(
             suites=(found["suite"],),
             components=tuple(found["rest"].split()),
-            uri=found["uri"],
             extension="list",
             template=f"deb {options}{found['uri']} \0 {_WANTED_COMPONENT}\n",
         )
@@ -89,7 +87,6 @@ def _deb822_entries(text: str) -> Iterator[_Entry]:
         yield _Entry(
             suites=tuple(fields.get("suites", "").split()),
             components=tuple(fields.get("components", "").split()),
-            uri=uris[0],
             extension="sources",
             template=f"Types: deb\nURIs: {' '.join(uris)}\nSuites: \0\nComponents: {_WANTED_COMPONENT}\n{kept}",
         )

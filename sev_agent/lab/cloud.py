@@ -43,6 +43,7 @@ export OS_PROJECT_NAME={user}
 export OS_USER_DOMAIN_NAME=Default
 export OS_PROJECT_DOMAIN_NAME=Default
 export OS_REGION_NAME={region}
+export SEV_AGENT_BROKER_URL={broker}
 export SEV_AGENT_BROKER_URL='{rabbit_url}'
 export PATH="{tools}:$PATH"
 """
@@ -255,7 +256,11 @@ class Lab:
             return await self._supervisor.end_marked()
         ended = await self._supervisor.stop_all(self._agents())
         # While libvirtd is there to note that they are gone.
-        ended += await self._supervisor.end_marked(GUESTS)
+        if await self._supervisor.marked(GUESTS):
+            with self._progress.step("guests") as say:
+                guests = await self._supervisor.end_marked(GUESTS)
+                say(f"ended {len(guests)} processes")
+            ended += guests
         ended += await self._supervisor.stop_all(self._services())
         return ended + await self._supervisor.end_marked()
 
@@ -338,7 +343,13 @@ def check_directory(directory: Path) -> None:
 
 
 def mounts_below(directory: Path) -> tuple[str, ...]:
-    """The mount points in or below ``directory`` that this process sees. Blocks shortly on /proc."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = (os.fsdecode(line.split()[4].encode().decode("unicode_escape").encode("latin-1")) for line in lines)
-    return tuple(point for point in points if Path(point).is_relative_to(directory))
+    """The mount points in or below ``directory``, in every mount namespace that a process is in. Blocks on /proc."""
+    tables: dict[Path, str] = {}
+    for process in Path("/proc").iterdir():
+        # A process may end at any moment; its namespace then has others that tell, or is gone too.
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and (namespace := (process / "ns/mnt").readlink()) not in tables:
+                tables[namespace] = (process / "mountinfo").read_text()
+    lines = (line for table in tables.values() for line in table.splitlines())
+    points = {line.split()[4].encode().decode("unicode_escape").encode("latin-1") for line in lines}
+    return tuple(sorted(point for point in map(os.fsdecode, points) if Path(point).is_relative_to(directory)))
