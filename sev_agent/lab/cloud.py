@@ -309,6 +309,7 @@ class Lab:
             user=ADMIN,
             password=self._state.password,
             region=openstack.REGION,
+            broker=self.rabbit_url,
             rabbit_url=self.rabbit_url,
             tools=self.cloud.environment / "bin",
         )
