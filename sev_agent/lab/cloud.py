@@ -43,7 +43,6 @@ export OS_PROJECT_NAME={user}
 export OS_USER_DOMAIN_NAME=Default
 export OS_PROJECT_DOMAIN_NAME=Default
 export OS_REGION_NAME={region}
-export SEV_AGENT_BROKER_URL={broker}
 export SEV_AGENT_BROKER_URL='{rabbit_url}'
 export PATH="{tools}:$PATH"
 """
@@ -309,7 +308,6 @@ class Lab:
             user=ADMIN,
             password=self._state.password,
             region=openstack.REGION,
-            broker=self.rabbit_url,
             rabbit_url=self.rabbit_url,
             tools=self.cloud.environment / "bin",
         )
