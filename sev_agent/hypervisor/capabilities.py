@@ -46,7 +46,8 @@ async def read(hypervisor: Hypervisor, settings: HypervisorSection) -> HostCapab
 def _read(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> HostCapabilities:
     try:
         xml = connection.getDomainCapabilities(str(emulator), _ARCHITECTURE, _MACHINE, virt_type)
-        _, memory_mb, cpus, *_ = connection.getInfo()
+        _, node_memory_mb, cpus, *_ = connection.getInfo()
+        memory_mb = _memory_mb(connection) or node_memory_mb
         versions = connection.getLibVersion(), connection.getVersion()
         hostname = connection.getHostname()
     except libvirt.libvirtError as error:
@@ -70,6 +71,19 @@ def _read(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> Hos
         cpus=cpus,
         memory_mb=memory_mb,
     )
+
+
+def _memory_mb(connection: libvirt.virConnect) -> int | None:
+    """All RAM that the kernel has, MiB; ``None`` where the driver does not count it.
+
+    ``getInfo`` adds up the NUMA cells instead, which miss memory that was plugged in after the start.
+    """
+    try:
+        return int(connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) // 1024
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return None
+        raise
 
 
 def _parse(xml: str) -> etree._Element:

@@ -29,7 +29,10 @@ class _Connection:
         return self._xml
 
     def getInfo(self) -> list[Any]:  # noqa: N802 - libvirt's name
-        return ["x86_64", 515_000, 128, 2600, 2, 2, 32, 2]
+        return ["x86_64", 257_500, 128, 2600, 2, 2, 32, 2]
+
+    def getMemoryStats(self, _cell: int) -> dict[str, int]:  # noqa: N802 - libvirt's name
+        return {"total": 515_000 * 1024, "free": 1024}
 
     def getLibVersion(self) -> int:  # noqa: N802 - libvirt's name
         return 11_003_000
