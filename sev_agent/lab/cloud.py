@@ -239,7 +239,7 @@ class Lab:
 
         with self._progress.step("guest image") as say:
             path = await build_guest_image(self.cache, say)
-            say(f"uploading {path.name}")
+            say(f"{path.name} into Glance")
             async with aiohttp.ClientSession() as session:
                 image_id = await images.ensure_guest_image(session, self.cloud, path, self._state.image_id)
             say(str(image_id))

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from sev_agent.lab.service import LabError, Say
@@ -17,6 +17,7 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 _COMPLETE = "complete"
 _KEPT_LINES = 15
 _INSTALL_TIMEOUT = 900.0
+_LOCK_INTERVAL = 0.2
 
 
 def key(requirements: bytes, python: str) -> str:
@@ -40,35 +41,42 @@ async def provide(cache: Path, say: Say) -> Path:
     if (home / _COMPLETE).exists():
         say("was there")
         return home
-    with contextlib.ExitStack() as held:
-        say("waiting for another lab that makes it")
-        await asyncio.to_thread(lambda: held.enter_context(_locked(cache / f"{home.name}.lock")))
+    async with _locked(cache / f"{home.name}.lock", say) as lock:
         if not (home / _COMPLETE).exists():
             say("creating")
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
-            await _run(sys.executable, "-m", "venv", str(home), say=say)
+            await _run(sys.executable, "-m", "venv", str(home), say=say, lock=lock)
             pip = (str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input")
             # The file names the whole set, so there is nothing to resolve.
-            await _run(*pip, "install", "--no-deps", "--requirement", str(REQUIREMENTS), say=say)
+            await _run(*pip, "install", "--no-deps", "--requirement", str(REQUIREMENTS), say=say, lock=lock)
             (home / _COMPLETE).touch()
         say(str(home))
     return home
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def _locked(path: Path, say: Say) -> AsyncIterator[int]:
+    """Hold the lock ``path``; the value is its descriptor."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                say("waiting for another lab that makes it")
+                await asyncio.sleep(_LOCK_INTERVAL)
+        yield file.fileno()
 
 
-async def _run(*command: str, say: Say) -> None:
+async def _run(*command: str, say: Say, lock: int) -> None:
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1024 * 1024,
+        # An installer that outlives a killed 'up' keeps the lock, or the next would work in the same place beside it.
+        pass_fds=(lock,),
     )
     assert process.stdout is not None
     lines: list[str] = []
