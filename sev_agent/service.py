@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import structlog
 
@@ -70,10 +71,9 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
 
-    def start(self, name: str, work: Awaitable[None]) -> None:
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work`` until the daemon stops."""
-        task = asyncio.ensure_future(_as_coroutine(work))
-        task.set_name(name)
+        task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._on_done)
         self._tasks.append(task)
 
@@ -114,16 +114,11 @@ class Supervisor:
             raise self._failure
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
+        # A task may end cancelled though nobody here cancelled it: libraries do that to those who wait on them.
+        error = None if task.cancelled() else task.exception()
         if self._stop.is_set() and error is None:
             return
         if self._failure is None:
             self._failure = error or RuntimeError(f"task {task.get_name()} ended unasked")
         log.error("service.task.ended", task=task.get_name(), exc_info=error)
         self._stop.set()
-
-
-async def _as_coroutine(work: Awaitable[None]) -> None:
-    await work
