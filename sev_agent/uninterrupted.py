@@ -9,21 +9,30 @@ T = TypeVar("T")
 
 
 async def uninterrupted(work: Awaitable[T]) -> T:
-    """Wait for ``work`` to its end also when cancelled, and only then pass the cancellation on.
+    """Wait for ``work`` to its end also when cancelled, however often, and only then pass the cancellation on.
 
     For steps that go on by themselves once begun (a thread, a request that the peer may already carry out): whoever
     cancels may rely on it that nothing happens any more afterwards. ``work`` must be bounded in time.
     """
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # marks it as seen: the cancellation is what the caller hears of
+    raise cancelled
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking ``function`` in a thread, uninterrupted."""
+    """Run a blocking ``function`` in a thread, uninterrupted.
+
+    A thread cannot be stopped: left alone it would go on, on a descriptor that is closed by then, or reused.
+    """
     return await uninterrupted(asyncio.to_thread(function, *args, **kwargs))
 
 

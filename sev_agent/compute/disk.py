@@ -9,12 +9,12 @@ from uuid import uuid4
 import structlog
 
 from sev_agent.compute.image_cache import CachedImage
-from sev_agent.compute.image_download import run_whole
 from sev_agent.compute.image_inspection import GIB
 from sev_agent.compute.qcow2 import BadHeader, read_header
 from sev_agent.compute.subprocesses import ProgramFailed, run_bounded
 from sev_agent.durable import sync_directory
 from sev_agent.errors import SevAgentError
+from sev_agent.uninterrupted import in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -43,19 +43,19 @@ async def create_disk(path: Path, base: CachedImage, size_gb: int, *, qemu_img: 
     argv = [qemu_img, "create", "-q", "-f", "qcow2", "-b", str(base.path), "-F", base.format, str(half_made), str(size)]
     try:
         await run_bounded(argv, timeout=_CREATE_TIMEOUT)
-        await run_whole(_publish, half_made, path)
+        await in_thread(_publish, half_made, path)
     except ProgramFailed as error:
         raise DiskFailed(
             f"qemu-img cannot create {path}: {error.stderr or error.message}",
             remedy="free space on this host's disk, or mend what qemu-img says",
         ) from error
     finally:
-        await run_whole(half_made.unlink, missing_ok=True)
+        await in_thread(half_made.unlink, missing_ok=True)
 
 
 async def remove_disk(path: Path) -> None:
     """Remove the disk ``path`` and what was left half made of it, durably; what is gone already is a success."""
-    await run_whole(_remove, path)
+    await in_thread(_remove, path)
 
 
 def _is_right(path: Path, base: CachedImage, size: int) -> bool:

@@ -19,7 +19,6 @@ from sev_agent.compute.image_download import (
     ImageSource,
     IncomingFile,
     expected_hash,
-    run_whole,
 )
 from sev_agent.compute.image_inspection import (
     GIB,
@@ -32,6 +31,7 @@ from sev_agent.compute.image_inspection import (
 from sev_agent.compute.qcow2 import BadHeader
 from sev_agent.config import ImagesSection
 from sev_agent.openstack.glance import Image
+from sev_agent.uninterrupted import in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -263,7 +263,7 @@ class ImageCache:
         async with self._changing:
             if path in used or path in self._leased_lately:
                 return False
-            await run_whole(_remove, path)
+            await in_thread(_remove, path)
         log.info("image.evicted", path=str(path))
         return True
 

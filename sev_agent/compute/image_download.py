@@ -1,24 +1,20 @@
 """The bytes of an image on their way into a file: counted, hashed, synced, or gone without a trace."""
 
-import asyncio
-import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self
 from uuid import uuid4
 
 from sev_agent.compute.image_inspection import ImageError
 from sev_agent.durable import sync_directory
 from sev_agent.openstack.glance import Image
+from sev_agent.uninterrupted import in_thread
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 INCOMING_PREFIX: Final = ".incoming-"
 """Names that start so are unfinished downloads: at the daemon's start, what a crash left."""
@@ -79,18 +75,18 @@ class IncomingFile:
 
     async def __aenter__(self) -> Self:
         try:
-            await run_whole(self._open)
+            await in_thread(self._open)
         except BaseException:
-            await run_whole(self._discard)
+            await in_thread(self._discard)
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await run_whole(self._discard)
+        await in_thread(self._discard)
 
     async def append(self, chunk: bytes) -> None:
         """Raises ``OSError``."""
-        await run_whole(self._append, chunk)
+        await in_thread(self._append, chunk)
 
     def verify(self) -> None:
         """Compare what arrived with the image's hash. Raises ``ImageHashMismatch``."""
@@ -103,11 +99,11 @@ class IncomingFile:
 
     async def seal(self) -> None:
         """Make the content durable, and readable but not writable for everyone. Raises ``OSError``."""
-        await run_whole(self._seal)
+        await in_thread(self._seal)
 
     async def publish(self, path: Path) -> None:
         """Give the sealed file its final name. Raises ``OSError``."""
-        await run_whole(self._publish, path)
+        await in_thread(self._publish, path)
 
     def _open(self) -> None:
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -133,22 +129,3 @@ class IncomingFile:
             os.close(self._descriptor)
             self._descriptor = None
         self.path.unlink(missing_ok=True)
-
-
-async def run_whole(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run ``function`` in a thread, to its end also when cancelled.
-
-    A thread cannot be stopped: left alone it would go on, on a descriptor that is closed by then, or reused.
-    """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        with contextlib.suppress(Exception):
-            work.result()
-        raise cancelled
-    return work.result()
