@@ -1,0 +1,139 @@
+"""Where the benchmarks play: a lab of their own, the daemon of its one host, and everything to set them going."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from rich.console import Console
+
+from sev_agent.cli.instance import follow_deletion
+from sev_agent.cli.remote import Remote, connected
+from sev_agent.config import load
+from sev_agent.hypervisor.events import Lifecycle
+from sev_agent.lab import evidence
+from sev_agent.lab.cloud import Lab
+from sev_agent.lab.host import Host
+from sev_agent.messaging import topology
+from tests.bench import bare, daemon, guests
+
+SLOTS: Final = 30
+CONNECTIONS: Final = 10
+
+_BUILD_SECONDS = 120.0
+_POLL_SECONDS = 0.05
+_SETTLE_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A lab without a daemon, and the console to tell on how it goes."""
+
+    lab: Lab
+    host: Host
+    console: Console
+
+    def daemon(self) -> AbstractAsyncContextManager[daemon.Daemon]:
+        """The host's daemon, started now."""
+        return daemon.running(self.lab.agent_config(self.host), self.lab.log_path(f"agent-{self.host.name}"))
+
+    @contextlib.asynccontextmanager
+    async def scene(self) -> AsyncIterator["Scene"]:
+        """A daemon that is ready and has the image in its cache, and libvirt beside it."""
+        async with (
+            self.daemon() as process,
+            bare.opened(self.host.uri, connections=CONNECTIONS) as libvirt,
+            connected(self.lab.rabbit_url, self.host.name) as remote,
+        ):
+            await process.wait_ready()
+            config = load(self.lab.agent_config(self.host), {})
+            image = await evidence.image(self.lab, self.host)
+            scene = Scene(daemon=process, libvirt=libvirt, remote=remote, image_id=image.id)
+            await scene.discard([await scene.build()])
+            base = _only_image(config.host.state_dir / "images")
+            scene.bare = guests.BareGuests(config, image, base, self.host.directory / "bare")
+            yield scene
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene:
+    """One daemon at work. Times are of ``time.monotonic``, in seconds."""
+
+    daemon: daemon.Daemon
+    libvirt: bare.Libvirt
+    remote: Remote
+    image_id: UUID
+    bare: guests.BareGuests = None  # type: ignore[assignment]
+
+    async def build(self) -> "Made":
+        """Publish a build, and see the guest start."""
+        instance = guests.request(self.image_id)
+        begun = time.monotonic()
+        await self.remote.client.cast(
+            "build_and_run_instance", {"instance": instance}, queue=topology.work_queue_name(self.remote.host)
+        )
+        uuid = UUID(instance["uuid"])
+        try:
+            return await self._started(uuid, begun)
+        except TimeoutError:
+            await self._settled(uuid)
+            raise
+
+    async def create(self, uuid: UUID, xml: str) -> "Made":
+        """The same by libvirt alone, of a guest that is ready to be made."""
+        begun = time.monotonic()
+        await self.libvirt.create(xml)
+        return await self._started(uuid, begun)
+
+    async def discard(self, made: "list[Made]") -> None:
+        """End guests that the daemon built, and wait until all is quiet."""
+        for each in made:
+            await self._settled(each.uuid)
+        for each in made:
+            await follow_deletion(self.remote, str(each.uuid), limit=_BUILD_SECONDS)
+        await asyncio.sleep(_SETTLE_SECONDS)
+
+    async def remove(self, made: "list[Made]") -> None:
+        """End guests that libvirt alone made."""
+        for each in made:
+            await self.libvirt.remove(each.uuid)
+        await asyncio.sleep(_SETTLE_SECONDS)
+
+    async def _started(self, uuid: UUID, begun: float) -> "Made":
+        started = await self.libvirt.when(uuid, Lifecycle.STARTED)
+        await self.libvirt.suspend(uuid)
+        return Made(uuid, begun, started)
+
+    async def _settled(self, uuid: UUID) -> None:
+        """Raises ``AssertionError`` with the fault of a build that failed."""
+        async with asyncio.timeout(_BUILD_SECONDS):
+            while (view := await self._view(uuid))["state"] not in {"active", "error"}:  # noqa: ASYNC110 - a state
+                await asyncio.sleep(_POLL_SECONDS)  # of another process; its notifications would be more to measure
+        assert view["state"] == "active", view["fault"]
+
+    async def _view(self, uuid: UUID) -> Mapping[str, Any]:
+        view: Any = await self.remote.ask("get_instance", instance_uuid=str(uuid))
+        return dict(view)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A guest, when it was asked for and when libvirt said that it had started."""
+
+    uuid: UUID
+    begun: float
+    started: float
+
+    @property
+    def seconds(self) -> float:
+        return self.started - self.begun
+
+
+def _only_image(directory: Path) -> Path:
+    (image,) = (path for path in directory.iterdir() if not path.name.startswith("."))
+    return image
