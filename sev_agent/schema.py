@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
@@ -22,12 +23,36 @@ _HOST_NAME_PATTERN = (
 _DEVICE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAC_PATTERN = r"^[0-9a-f][02468ace](?::[0-9a-f]{2}){5}$"
 
+# XML 1.0, section 2.2: what no escape can bring into a document, such as the domain's.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_LINE = re.compile("[\t\n\r\x7f-\x9f\u2028\u2029]")
+_MAX_PATH = 200
+
+
+def _is_text(value: str) -> str:
+    return _without(_NOT_XML, value)
+
+
+def _is_line(value: str) -> str:
+    return _without(_NOT_LINE, _is_text(value))
+
+
+def _without(characters: re.Pattern[str], value: str) -> str:
+    if found := characters.search(value):
+        raise ValueError(f"character U+{ord(found[0]):04X} is not allowed here")
+    return value
+
+
 Identifier = Annotated[UUID, Field(strict=False)]
 """A UUID; in messages its text."""
 
-Properties = Annotated[
-    dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(max_length=4096)]], Field(max_length=128)
-]
+Line = Annotated[str, Field(max_length=255), AfterValidator(_is_line)]
+"""A text on one line, of characters that XML can hold."""
+
+Text = Annotated[str, Field(max_length=4096), AfterValidator(_is_text)]
+"""As ``Line``, of several lines."""
+
+Properties = Annotated[dict[Line, Text], Field(max_length=128)]
 
 
 class Model(BaseModel):
@@ -39,7 +64,7 @@ class Model(BaseModel):
 class Flavor(Model):
     """The size of an instance, and what it asks of its host. Names as in Nova's ``Flavor`` object."""
 
-    name: str = Field(default="", max_length=255)
+    name: Line = ""
     vcpus: int = Field(ge=1, le=255)
     memory_mb: int = Field(ge=64, le=16 * 1024 * 1024, description="MiB")
     root_gb: int = Field(ge=1, le=64 * 1024, description="GiB")
@@ -94,8 +119,8 @@ class Instance(Model):
     uuid: Identifier
     name: str = Field(min_length=1, max_length=255, pattern=NAME_PATTERN)
     hostname: str | None = Field(default=None, max_length=253, pattern=_HOST_NAME_PATTERN)
-    project_id: str = Field(default="", max_length=255)
-    user_id: str = Field(default="", max_length=255)
+    project_id: Line = ""
+    user_id: Line = ""
     flavor: Flavor
     image: ImageReference
     networks: tuple[Network, ...] = Field(default=(), max_length=8, strict=False)
@@ -148,7 +173,10 @@ def parse(model: type[M], arguments: Any) -> M:
     try:
         return model.model_validate(arguments)
     except ValidationError as error:
-        faults = [(".".join(str(part) for part in fault["loc"]), fault) for fault in error.errors(include_url=False)]
+        faults = [
+            (".".join(str(part) for part in fault["loc"])[:_MAX_PATH], fault)
+            for fault in error.errors(include_url=False)
+        ]
         first, fault = faults[0]
         texts = "; ".join(f"{path}: {fault['msg']}" for path, fault in faults[1:8])
         more = f"; also {texts}" if texts else ""

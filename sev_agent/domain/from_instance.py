@@ -1,6 +1,5 @@
 """From what a tenant asked for to what the domain is to be."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +17,11 @@ from sev_agent.domain.spec import (
     SevLaunch,
     VirtType,
 )
-from sev_agent.errors import InvalidRequest
 from sev_agent.schema import Instance, NetworkKind
 from sev_agent.sev.image_properties import ImageProperties
 from sev_agent.sev.policy import SevPolicy, SnpPolicy
 from sev_agent.sev.refusals import ModelUnsupported, Subject
 from sev_agent.sev.rules import IMAGE_MODEL, OFFERED, EncryptionRequest
-
-# XML 1.0, section 2.2: what no escape can bring into a document.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-class TextNotXml(InvalidRequest):
-    """A text of the request has a character that no XML document can hold."""
-
-    code = "instance.text_not_xml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +53,7 @@ def domain_spec(
     firmware: FirmwareChoice,
     platform: HostPlatform,
 ) -> DomainSpec:
-    """Raises ``TextNotXml``, and ``ModelUnsupported`` for a generation that has no domain here."""
+    """Raises ``ModelUnsupported`` for a generation that has no domain here."""
     return DomainSpec(
         uuid=instance.uuid,
         name=domain_name(instance.uuid),
@@ -118,18 +107,10 @@ def _metadata(instance: Instance, encryption: EncryptionRequest, creator: str) -
     return GuestMetadata(
         uuid=instance.uuid,
         name=instance.name,
-        project_id=_xml_text(instance.project_id, "instance.project_id"),
-        user_id=_xml_text(instance.user_id, "instance.user_id"),
-        flavor=_xml_text(instance.flavor.name, "instance.flavor.name"),
+        project_id=instance.project_id,
+        user_id=instance.user_id,
+        flavor=instance.flavor.name,
         image_id=instance.image.id,
         generation=encryption.generation,
         creator=creator,
     )
-
-
-def _xml_text(text: str, field: str) -> str:
-    if found := _NOT_XML.search(text):
-        raise TextNotXml(
-            f"has character U+{ord(found[0]):04X}, which the domain's XML cannot hold", field=field, remedy="remove it"
-        )
-    return text
