@@ -21,10 +21,8 @@ from sev_agent.config import HypervisorSection
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, choose_firmware
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec, nics
-from sev_agent.domain.reading import read_metadata
 from sev_agent.domain.spec import VirtType
 from sev_agent.hypervisor.domains import Domains
-from sev_agent.hypervisor.errors import DomainNotFound
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.openstack.glance import Glance, Image
 from sev_agent.sev.image_properties import ImageProperties
@@ -72,14 +70,14 @@ class Builder:
         Raises ``Unavailable`` when libvirt or Placement cannot be asked; then it must be called again.
         """
         # A request may name the UUID of a domain that is not ours: that one is never touched.
-        if await self._is_ours(record):
+        if await self._domains.is_managed(record.uuid):
             await self._domains.destroy(record.uuid)
             await self._domains.undefine(record.uuid)
         await in_thread(self._store.remove_files, record.uuid)
         await self._accounting.release(record.uuid)
 
     async def _runs_already(self, record: Record) -> bool:
-        if record.generation is None or not await self._is_ours(record):
+        if record.generation is None or not await self._domains.is_managed(record.uuid):
             return False
         state = await self._domains.state(record.uuid)
         return state is not None and state.is_active
@@ -163,13 +161,6 @@ class Builder:
         )
         return build_domain(spec)
 
-    async def _is_ours(self, record: Record) -> bool:
-        """Whether libvirt has a domain of this UUID that this project built."""
-        try:
-            return read_metadata(await self._domains.xml(record.uuid)) is not None
-        except DomainNotFound:
-            return False
-
     async def _save(self, record: Record) -> Record:
         await in_thread(self._store.save, record)
         return record
@@ -177,7 +168,12 @@ class Builder:
 
 def bases_in_use(store: RecordStore) -> Callable[[], set[Path]]:
     """What the image cache must keep: the images below the disks of every instance that still has one."""
-    return lambda: {record.base_image for record in store if record.base_image is not None and record.state.has_files}
+
+    def bases() -> set[Path]:
+        kept = {record.base_image for record in store if record.base_image is not None and record.state.has_files}
+        return kept | store.bases_set_aside
+
+    return bases
 
 
 def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:

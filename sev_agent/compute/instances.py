@@ -1,6 +1,7 @@
 """The instances of a host: requests accepted, worked on one at a time for each instance, and told of."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -14,13 +15,13 @@ from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
 from sev_agent.compute.progress import Progress, Step
-from sev_agent.compute.record import Fault, Record, RecordStore, State, Superseded
+from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.config import BuildsSection
-from sev_agent.errors import Conflict, NotFound, SevAgentError, Unavailable
+from sev_agent.errors import Conflict, NotFound, SevAgentError
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.observe.metrics import Labelled, Metrics
 from sev_agent.schema import Instance
-from sev_agent.uninterrupted import in_thread
+from sev_agent.uninterrupted import in_thread, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Instances:
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._stopping = False
         self._progress: dict[UUID, Progress] = {}
 
     def in_flight(self, uuid: UUID) -> bool:
@@ -77,6 +79,7 @@ class Instances:
         try:
             await asyncio.Event().wait()
         finally:
+            self._stopping = True
             if tasks := set(self._tasks.values()):
                 log.info("instances.finishing", tasks=len(tasks))
                 _, late = await asyncio.wait(tasks, timeout=self._stop_timeout)
@@ -87,6 +90,8 @@ class Instances:
 
     def resume(self) -> None:
         """Take up every unfinished instance that nothing works on."""
+        if self._stopping:
+            return
         for record in self._store:
             if record.state.is_unfinished and record.uuid not in self._tasks:
                 log.info("instance.resumed", instance_uuid=str(record.uuid), state=record.state)
@@ -95,8 +100,19 @@ class Instances:
     async def build(self, instance: Instance, request_id: str) -> Record:
         """Accept a build. The same request again is a success; another one with the same UUID is refused.
 
-        Raises ``InstanceExists``.
+        Raises ``InstanceExists``, ``JournalFailed``.
         """
+        # Whole, or not at all: what stands in the journal and nobody works on would wait for the next resume.
+        return await uninterrupted(self._accept(instance, request_id))
+
+    async def terminate(self, uuid: UUID, request_id: str) -> None:
+        """Accept a deletion: a build under way is ended, and nothing is left. What is gone is gone: a success.
+
+        Raises ``JournalFailed``.
+        """
+        await uninterrupted(self._accept_deletion(uuid, request_id))
+
+    async def _accept(self, instance: Instance, request_id: str) -> Record:
         async with self._lock(instance.uuid):
             record = self._store.get(instance.uuid)
             if record is not None:
@@ -105,16 +121,17 @@ class Instances:
             started = time.perf_counter()
             await in_thread(self._store.save, record)
             self._metrics.step_seconds.labels(Step.RECORD).observe(time.perf_counter() - started)
-            self._begin(instance.uuid, self._work(instance.uuid, resumed=False))
+            # The journal shows it from within the save, and a resume may have begun it meanwhile.
+            if instance.uuid not in self._tasks:
+                self._begin(instance.uuid, self._work(instance.uuid, resumed=False))
             return record
 
-    async def terminate(self, uuid: UUID, request_id: str) -> None:
-        """Accept a deletion: a build under way is ended, and nothing is left. What is gone is gone: a success."""
+    async def _accept_deletion(self, uuid: UUID, request_id: str) -> None:
         async with self._lock(uuid):
             record = self._store.get(uuid)
-            if record is None:
+            if record is None or record.state is State.DELETED:
                 self._announcements.deleted(uuid, request_id)
-            elif not record.state.is_last:
+            elif record.state is not State.DELETING:
                 await in_thread(self._store.save, record.with_(state=State.DELETING, request_id=request_id))
                 self._begin(uuid, self._replace(self._tasks.get(uuid), uuid))
 
@@ -135,7 +152,7 @@ class Instances:
         return [self._view(record) for record in records if record.state is not State.DELETED]
 
     def by_state(self) -> Labelled:
-        counts = Counter(record.state.value for record in self._store)
+        counts = Counter(record.state.value for record in self._store if record.state is not State.DELETED)
         return [((state,), float(count)) for state, count in counts.items()]
 
     async def observe(self, uuid: UUID, *, runs: bool) -> None:
@@ -198,9 +215,10 @@ class Instances:
                     await self._steps_of(record.state)(record, resumed=resumed)
                 except Superseded:
                     log.info("instance.superseded")
-                except Unavailable as error:
+                except (SevAgentError, OSError) as error:
                     # The record says what is left to do; a later resume does it.
-                    log.warning("instance.postponed", state=record.state, code=error.code, error=str(error))
+                    code = error.code if isinstance(error, SevAgentError) else type(error).__name__
+                    log.warning("instance.postponed", state=record.state, code=code, error=str(error))
 
     def _steps_of(self, state: State) -> Callable[..., Coroutine[Any, Any, None]]:
         return {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}[state]
@@ -213,7 +231,7 @@ class Instances:
         try:
             async with self._slots:
                 active = await self._builder.build(record, progress, resumed=resumed)
-        except HypervisorUnavailable:
+        except (HypervisorUnavailable, Superseded):
             raise
         except Exception as error:
             fault = Fault.of(error, progress.failed)
@@ -225,7 +243,9 @@ class Instances:
                 exc_info=None if isinstance(error, SevAgentError) else error,
             )
             failing = self._current(record).with_(state=State.FAILING, fault=fault)
-            await in_thread(self._store.save, failing)
+            # A disk that is full takes no record, before the undoing makes room for it.
+            with contextlib.suppress(JournalFailed):
+                await in_thread(self._store.save, failing)
             await self._fail(failing, resumed=False)
         else:
             seconds = time.perf_counter() - started
@@ -249,7 +269,7 @@ class Instances:
         del resumed
         self._announcements.delete(record, "start")
         await self._builder.undo(record)
-        await in_thread(self._store.save, record.with_(state=State.DELETED, base_image=None))
+        await in_thread(self._store.save, record.deleted())
         log.info("instance.deleted")
         self._metrics.deletions.labels("deleted").inc()
         self._announcements.delete(record, "end")
@@ -265,9 +285,9 @@ class Instances:
 
 
 def _same(record: Record, instance: Instance) -> Record:
-    if record.state is State.DELETED:
+    if record.state.is_last:
         raise InstanceExists(
-            f"instance {instance.uuid} was deleted here", field="instance.uuid", remedy="use a new UUID"
+            f"instance {instance.uuid} is {record.state} here", field="instance.uuid", remedy="use a new UUID"
         )
     if record.instance != instance:
         raise InstanceExists(

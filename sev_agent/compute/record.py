@@ -1,9 +1,11 @@
 """The journal of a host: one durable record for each instance, from its acceptance to its removal."""
 
+import contextlib
+import errno
 import json
+import os
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,8 +17,9 @@ from uuid import UUID
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sev_agent.compute.qcow2 import BadHeader, read_header
 from sev_agent.durable import sync_directory, write_durably
-from sev_agent.errors import Conflict, SevAgentError
+from sev_agent.errors import Conflict, Exhausted, SevAgentError
 from sev_agent.schema import Instance
 from sev_agent.sev.generation import Generation
 
@@ -25,6 +28,8 @@ log = structlog.stdlib.get_logger(__name__)
 _FORMAT = 1
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
 _RECORD = "instance.json"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_REMEDY = "free space on this host's disk, or use another host"
 
 
 class State(StrEnum):
@@ -60,6 +65,12 @@ class Superseded(Conflict):
     code = "instance.superseded"
 
 
+class JournalFailed(Exhausted):
+    """The host cannot write down what it would have to remember; another host may."""
+
+    code = "journal.failed"
+
+
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,6 +97,8 @@ class Fault(_Value):
                 field=error.field,
                 remedy=error.remedy,
             )
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            return cls(code="disk.full", message=str(error), step=step, retryable=True, remedy=_DISK_REMEDY)
         return cls(code=SevAgentError.code, message=f"{type(error).__name__}: {error}", step=step)
 
 
@@ -116,6 +129,11 @@ class Record(_Value):
     def with_(self, **changes: Any) -> Self:
         """The record after ``changes``, stamped with the present time."""
         return self.model_copy(update={**changes, "updated_at": datetime.now(UTC)})
+
+    def deleted(self) -> Self:
+        """The record when nothing else is left: it knows the UUID again, and none of the tenant's own data."""
+        bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
+        return self.with_(state=State.DELETED, instance=bare, base_image=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +168,15 @@ class RecordStore:
     """The records below ``directory``, in memory and on disk alike. Its methods block on the disk.
 
     A record that cannot be read (cut short, or written by another version) is set aside in ``set-aside`` and logged:
-    it never blocks the start, and never is lost.
+    it never blocks the start, and never is lost. ``bases_set_aside`` are the images below the disks that went with it,
+    which a guest may still run on.
     """
 
     directory: Path
+    bases_set_aside: frozenset[Path] = frozenset()
     _records: dict[UUID, Record] = field(default_factory=dict)
-    _writing: defaultdict[UUID, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _writing: dict[UUID, threading.Lock] = field(default_factory=dict)
 
     def open(self) -> None:
         """Read every record. Raises ``OSError`` where the directory itself cannot be used."""
@@ -171,6 +192,7 @@ class RecordStore:
                 self._set_aside(path, error)
             else:
                 self._records[record.uuid] = record
+        self.bases_set_aside = _bases_below(self._shelf)
 
     def files(self, uuid: UUID) -> InstanceFiles:
         return InstanceFiles(self.directory / str(uuid))
@@ -184,19 +206,39 @@ class RecordStore:
     def save(self, record: Record) -> None:
         """Write ``record`` durably; in memory it changes only after the disk has it.
 
-        Raises ``Superseded`` where a deletion stands in the journal and ``record`` knows nothing of it.
+        Raises ``Superseded`` where a deletion stands in the journal and ``record`` knows nothing of it, and
+        ``JournalFailed`` where the disk does not take it; then the earlier record stands.
         """
-        with self._writing[record.uuid]:
+        with self._lock(record.uuid):
             present = self._records.get(record.uuid)
             if present is not None and present.state.is_last and not record.state.is_last:
                 raise Superseded(f"instance {record.uuid} is being deleted")
-            files = self.files(record.uuid)
-            if not files.directory.exists():
-                files.directory.mkdir(mode=0o711)
+            try:
+                self._write(record)
+            except OSError as error:
+                raise JournalFailed(
+                    f"the record of instance {record.uuid} cannot be written: {error.strerror}", remedy=_DISK_REMEDY
+                ) from error
+            self._records[record.uuid] = record
+
+    def _write(self, record: Record) -> None:
+        files = self.files(record.uuid)
+        is_new = not files.directory.exists()
+        if is_new:
+            files.directory.mkdir(mode=0o711)
+        try:
+            if is_new:
                 files.directory.chmod(0o711)
                 sync_directory(self.directory)
             write_durably(files.record, record.model_dump_json(indent=1, exclude_defaults=True).encode())
-            self._records[record.uuid] = record
+        except OSError:
+            if is_new:
+                shutil.rmtree(files.directory, ignore_errors=True)
+            raise
+
+    def _lock(self, uuid: UUID) -> threading.Lock:
+        with self._guard:
+            return self._writing.setdefault(uuid, threading.Lock())
 
     def remove_files(self, uuid: UUID) -> None:
         """Remove all that a build made for ``uuid``, save the record. Repeatable."""
@@ -217,10 +259,13 @@ class RecordStore:
                 del self._records[record.uuid]
                 self._writing.pop(record.uuid, None)
 
+    @property
+    def _shelf(self) -> Path:
+        return self.directory.parent / "set-aside"
+
     def _set_aside(self, path: Path, error: Exception) -> None:
-        shelf = self.directory.parent / "set-aside"
-        shelf.mkdir(mode=0o700, exist_ok=True)
-        target = shelf / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+        self._shelf.mkdir(mode=0o700, exist_ok=True)
+        target = self._shelf / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
         path.rename(target)
         log.error("record.set_aside", path=str(path), kept_as=str(target), reason=str(error))
 
@@ -247,3 +292,17 @@ def _read(directory: Path) -> Record:
     if str(record.uuid) != directory.name:
         raise ValueError(f"speaks of instance {record.uuid}")
     return record
+
+
+def _bases_below(shelf: Path) -> frozenset[Path]:
+    """The images below the disks on ``shelf``, as far as they can be read."""
+    bases: set[Path] = set()
+    for directory in shelf.iterdir() if shelf.is_dir() else ():
+        files = InstanceFiles(directory)
+        # A disk that libvirt gave to QEMU's user is closed to us: then what the record says has to do.
+        with contextlib.suppress(OSError, BadHeader):
+            if backing := read_header(files.disk).backing_file:
+                bases.add(Path(os.fsdecode(backing)))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            bases.add(Path(json.loads(files.record.read_bytes())["base_image"]))
+    return frozenset(bases)
