@@ -18,7 +18,6 @@ from sev_agent.hypervisor.domains import Domains, Guest
 from sev_agent.observe.metrics import Labelled
 from sev_agent.openstack.placement import (
     ConcurrentUpdate,
-    Full,
     Placement,
     ProviderSummary,
     RequestGroup,
@@ -148,10 +147,7 @@ class Accounting:
         Raises ``Full`` where the host has not enough left, ``Unavailable`` where Placement cannot say.
         """
         async with self._lock(record.uuid):
-            try:
-                await self._write(record.uuid, managed(record, self._known_tree(), runs=True))
-            except Full as error:
-                raise _explained(error, record) from error
+            await self._write(record.uuid, managed(record, self._known_tree(), runs=True))
 
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
