@@ -14,7 +14,7 @@ from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.record import RecordStore
 from sev_agent.config import ReconcilerSection
 from sev_agent.errors import SevAgentError
-from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
 from sev_agent.uninterrupted import in_thread, raise_if_cancelled
@@ -54,7 +54,7 @@ class Reconciler:
         """Compare whenever it is time, until cancelled."""
         # The job only rings: what it rings for is this task's own, so that it ends with it, and runs one at a time.
         self._scheduler.add_job(
-            self._due.set,
+            self._ring,
             IntervalTrigger(
                 seconds=max(1, round(self._settings.interval)), jitter=round(self._settings.jitter) or None
             ),
@@ -80,9 +80,15 @@ class Reconciler:
         elif self._scheduler.get_job(_JOB) is not None:
             self._scheduler.modify_job(_JOB, next_run_time=datetime.now(UTC) + timedelta(seconds=after))
 
+    async def _ring(self) -> None:
+        # A coroutine, because the scheduler runs plain functions in threads, where an event must not be set.
+        self._due.set()
+
     async def _compare(self) -> None:
         try:
-            outcome = await self._accounting.reconcile(await self._resources())
+            resources = await self._resources()
+            self._health.up(Dependency.LIBVIRT)
+            outcome = await self._accounting.reconcile(resources)
         except SevAgentError as error:
             self._failed(error)
             return
@@ -92,13 +98,12 @@ class Reconciler:
 
     def _failed(self, error: SevAgentError) -> None:
         self._metrics.reconciliations.labels("failed").inc()
-        if isinstance(error, HypervisorUnavailable):
-            # Its return is what the next comparison waits for.
-            log.info("reconciliation.postponed", reason=str(error))
-            return
-        if self._health.down(Dependency.PLACEMENT, str(error)):
-            log.warning("reconciliation.failed", code=error.code, error=str(error))
-        self.soon(after=_RETRY_SECONDS)
+        at_fault = Dependency.LIBVIRT if isinstance(error, HypervisorError) else Dependency.PLACEMENT
+        if self._health.down(at_fault, str(error)):
+            log.warning("reconciliation.failed", dependency=at_fault, code=error.code, error=str(error))
+        # A connection that is lost brings the next comparison by its return; anything else is tried again.
+        if not isinstance(error, HypervisorUnavailable):
+            self.soon(after=_RETRY_SECONDS)
 
     def _note(self, outcome: Reconciliation) -> None:
         self._health.up(Dependency.PLACEMENT)
@@ -112,3 +117,5 @@ class Reconciler:
                 held={str(provider): dict(amounts) for provider, amounts in difference.held.items()},
                 wanted={str(provider): dict(amounts) for provider, amounts in difference.wanted.items()},
             )
+        for consumer, error in outcome.unrepaired.items():
+            log.error("reconciliation.unrepaired", instance_uuid=str(consumer), code=error.code, error=str(error))
