@@ -1,6 +1,7 @@
 """What this host tells the world: notifications, queued in order and sent by one task."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +13,7 @@ from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging.envelope import Notification, Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.schema import Phase
+from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -28,22 +30,26 @@ class Announcements:
     def __init__(self, notifier: Notifier, host: str) -> None:
         self._notifier = notifier
         self._host = host
-        self._waiting: asyncio.Queue[Notification] = asyncio.Queue(MAX_WAITING)
+        self._waiting: deque[Notification] = deque()
+        self._arrived = asyncio.Event()
 
     @property
     def waiting(self) -> int:
-        return self._waiting.qsize()
+        return len(self._waiting)
 
     async def run(self) -> None:
         """Send until cancelled; then send what is left, within two seconds."""
         try:
             while True:
-                await self._send(await self._waiting.get())
+                raise_if_cancelled()
+                await self._arrived.wait()
+                self._arrived.clear()
+                await self._send_all()
         finally:
             try:
                 async with asyncio.timeout(_FLUSH_SECONDS):
-                    while not self._waiting.empty():
-                        await self._notifier.send(self._waiting.get_nowait())
+                    while self._waiting:
+                        await self._send_first()
             except (SevAgentError, TimeoutError) as error:
                 log.warning("announcements.unsent", left=self.waiting, error=str(error))
 
@@ -93,16 +99,22 @@ class Announcements:
             priority=priority,
             context=context,
         )
-        if self._waiting.full():
-            lost = self._waiting.get_nowait()
+        if len(self._waiting) == MAX_WAITING:
+            lost = self._waiting.popleft()
             log.error("announcements.dropped", event_type=lost.event_type, message_id=lost.message_id)
-        self._waiting.put_nowait(notification)
+        self._waiting.append(notification)
+        self._arrived.set()
 
-    async def _send(self, notification: Notification) -> None:
-        while True:
+    async def _send_all(self) -> None:
+        while self._waiting:
             try:
-                await self._notifier.send(notification)
+                await self._send_first()
             except Unavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return
+
+    async def _send_first(self) -> None:
+        """It leaves the queue only when the broker has it: a stop in between may send it twice, but never loses it."""
+        notification = self._waiting[0]
+        await self._notifier.send(notification)
+        if self._waiting and self._waiting[0] is notification:
+            self._waiting.popleft()
