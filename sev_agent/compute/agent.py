@@ -85,7 +85,7 @@ class _Agent:
         self._was_ready = False
         self._store = RecordStore(config.host.state_dir / "instances")
 
-        self._hypervisor_changed = asyncio.Event()
+        self._gate_moved = asyncio.Event()
         self._hypervisor = Hypervisor(config.hypervisor, on_event=self._on_event, on_change=self._on_hypervisor)
         self._domains = Domains(self._hypervisor)
 
@@ -201,23 +201,24 @@ class _Agent:
         )
 
     async def _gate(self) -> None:
-        """Take work only while libvirt is there: without a consumer, the broker itself knows that this host is not."""
+        """Take work only while it can be done: without a consumer, the broker itself knows that this host cannot.
+
+        It needs libvirt, and a Placement that has come to know this host, since the daemon began, to claim from.
+        """
         while True:
-            await self._hypervisor_changed.wait()
-            self._hypervisor_changed.clear()
-            if self._hypervisor.is_up:
+            await self._gate_moved.wait()
+            self._gate_moved.clear()
+            if self._hypervisor.is_up and self._accounting.is_registered:
                 await self._work.resume()
             else:
                 await self._work.pause()
 
     def _on_hypervisor(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        self._hypervisor_changed.set()
         if is_up:
             self._health.up(Dependency.LIBVIRT)
-            # What happened while nobody listened is found by looking at the whole.
+            # What happened while nobody listened is found by looking at the whole; then what is unfinished is taken up.
             self._status.forget()
             self._reconciler.soon()
-            self._instances.resume()
         else:
             self._health.down(Dependency.LIBVIRT, self._hypervisor.reason or "not connected")
 
@@ -233,6 +234,7 @@ class _Agent:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
 
     def _on_health(self) -> None:
+        self._gate_moved.set()
         if self._health.is_ready and not self._was_ready:
             log.info("agent.ready", host=self._config.host.name)
         self._was_ready = self._health.is_ready

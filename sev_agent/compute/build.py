@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import structlog
 
@@ -22,14 +22,25 @@ from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, choose_firmware
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec, nics
 from sev_agent.domain.spec import VirtType
+from sev_agent.errors import Conflict
 from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.openstack.glance import Glance, Image
+from sev_agent.openstack.placement import Full
+from sev_agent.schema import Flavor
 from sev_agent.sev.image_properties import ImageProperties
 from sev_agent.sev.rules import EncryptionRequest, encryption_request
 from sev_agent.uninterrupted import in_thread, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
+
+_FLAVOR_FIELDS: Final = {"VCPU": "vcpus", "MEMORY_MB": "memory_mb", "DISK_GB": "root_gb"}
+
+
+class ForeignDomain(Conflict):
+    """libvirt has a domain of this UUID that this project did not build."""
+
+    code = "instance.foreign_domain"
 
 
 class Builder:
@@ -58,6 +69,7 @@ class Builder:
         Raises what the first failing step raises; nothing is undone here. A ``resumed`` build takes up what an
         earlier run of the daemon left, a guest that runs already included.
         """
+        await self._refuse_stranger(record)
         if resumed and await self._runs_already(record):
             await self._accounting.claim(record)
         else:
@@ -69,18 +81,30 @@ class Builder:
 
         Raises ``Unavailable`` when libvirt or Placement cannot be asked; then it must be called again.
         """
-        # A request may name the UUID of a domain that is not ours: that one is never touched.
-        if await self._domains.is_managed(record.uuid):
+        exists = await self._domains.state(record.uuid) is not None
+        # A request may name the UUID of a domain that is not ours: neither that one nor its slot is ever touched.
+        is_strangers = exists and not await self._domains.is_managed(record.uuid)
+        if exists and not is_strangers:
             await self._domains.destroy(record.uuid)
             await self._domains.undefine(record.uuid)
         await in_thread(self._store.remove_files, record.uuid)
-        await self._accounting.release(record.uuid)
+        if not is_strangers:
+            await self._accounting.release(record.uuid)
 
     async def _runs_already(self, record: Record) -> bool:
-        if record.generation is None or not await self._domains.is_managed(record.uuid):
+        if record.generation is None:
             return False
         state = await self._domains.state(record.uuid)
         return state is not None and state.is_active
+
+    async def _refuse_stranger(self, record: Record) -> None:
+        """Raises ``ForeignDomain``: to define ours under the same name and UUID would replace what somebody made."""
+        if await self._domains.state(record.uuid) is not None and not await self._domains.is_managed(record.uuid):
+            raise ForeignDomain(
+                f"libvirt on this host has a domain with UUID {record.uuid} that is not ours",
+                field="instance.uuid",
+                remedy="use a new UUID, or undefine the domain if nobody needs it",
+            )
 
     async def _bring_up(self, record: Record, progress: Progress) -> Record:
         instance, files = record.instance, self._store.files(record.uuid)
@@ -112,8 +136,11 @@ class Builder:
 
     async def _claim(self, record: Record, progress: Progress) -> None:
         with progress.step(Step.CLAIM):
-            # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.
-            await uninterrupted(self._accounting.claim(record))
+            try:
+                # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.
+                await uninterrupted(self._accounting.claim(record))
+            except Full as error:
+                raise _explained(error, record.instance.flavor) from error
 
     async def _disk(
         self, record: Record, image: Image, files: InstanceFiles, lease: AsyncExitStack, progress: Progress
@@ -174,6 +201,21 @@ def bases_in_use(store: RecordStore) -> Callable[[], set[Path]]:
         return kept | store.bases_set_aside
 
     return bases
+
+
+def _explained(error: Full, flavor: Flavor) -> Full:
+    """``error`` by the part of the request that asks for what is not there; Placement's text names its class."""
+    for resource_class, name in _FLAVOR_FIELDS.items():
+        if f"'{resource_class}'" in error.message:
+            return Full(
+                f"this host does not have {getattr(flavor, name)} of {resource_class} left: {error.message}",
+                field=f"instance.flavor.{name}",
+                remedy="use a smaller flavor or another host",
+            )
+    return Full(
+        f"every encryption slot of this host is taken: {error.message}",
+        remedy="delete or stop an encrypted guest of this host, or use another host",
+    )
 
 
 def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
