@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from sev_agent.errors import SevAgentError
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
-_FOREIGN = ("SEV_AGENT_LAB", "SEV_AGENT_CONFIG", "SEV_AGENT_BROKER_URL")
-"""Variables of the commands, which a daemon may inherit from a shell that has them."""
+_FOREIGN = frozenset({"SEV_AGENT_CONFIG", "SEV_AGENT_BROKER_URL", "SEV_AGENT_HOST"})
+_FOREIGN_PREFIX = "SEV_AGENT_LAB"
+"""Variables of the commands and of the lab, which a daemon may inherit from a shell that has them."""
 
 _DELIMITER = "__"
 
@@ -221,7 +222,7 @@ def _override(values: dict[str, Any], environment: Mapping[str, str]) -> list[st
     """Put the environment's settings over those of the file, and tell what is wrong with them."""
     known, faults = variables(), []
     for name, text in sorted(environment.items()):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name.startswith(_FOREIGN):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOREIGN or name.startswith(_FOREIGN_PREFIX):
             continue
         if name not in known:
             # Ignored, a mistyped variable would silently do nothing.
