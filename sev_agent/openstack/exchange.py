@@ -26,7 +26,10 @@ class ServiceUnavailable(Unavailable):
     code = "openstack.unavailable"
 
     def __init__(self, message: str, *, service: str, url: str, remedy: str | None = None) -> None:
-        super().__init__(f"{service} at {url} {message}", remedy=remedy)
+        super().__init__(
+            f"{service} at {url} {message}",
+            remedy=remedy or f"check that {service} runs and that this host reaches it; then ask again",
+        )
         self.service = service
         self.url = url
 
