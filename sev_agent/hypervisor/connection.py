@@ -33,8 +33,9 @@ class Hypervisor:
     """A connection that is kept up, its events, and calls over it.
 
     ``on_event`` gets each lifecycle event of every domain, in libvirt's order. ``on_change`` is told True after every
-    connecting, when what was known must be read again (events before it are dropped), and False after every loss.
-    Both are called on the asyncio loop, and not once ``run`` is being cancelled.
+    connecting, when what was known must be read again (events before it are dropped), and False after every loss
+    and for every new ``reason`` that it cannot be opened. Both are called on the asyncio loop, and not once ``run`` is being
+    cancelled.
     """
 
     def __init__(
@@ -118,7 +119,8 @@ class Hypervisor:
             except HypervisorUnavailable as error:
                 if self._reason != error.message:  # said once, not at every attempt
                     log.warning("hypervisor.connect.failed", uri=self._settings.uri, reason=error.message)
-                self._reason = error.message
+                    self._reason = error.message
+                    self._on_change(False)  # noqa: FBT003 - the callback's one argument
             else:
                 opened = time.monotonic()
                 await self._stay(link)

@@ -92,7 +92,8 @@ class Broker:
     Built on a plain connection and not on aio-pika's robust one: that one brings channels and consumers back out of
     sight, so that neither "is the consumer there now" nor "this publish will wait" has an answer; here an outage
     fails at once, and each component sets its own channel up again on the next link.
-    ``on_change`` is told of every change between up and down. Times are seconds.
+    ``on_change`` is told of every change between up and down, and of every new ``fault`` while it is down. Times
+    are seconds.
     """
 
     def __init__(
@@ -138,9 +139,11 @@ class Broker:
             try:
                 link = await self._connect()
             except SevAgentError as error:
-                if self._fault is None or self._fault.message != error.message:
-                    log.warning("broker.connect.failed", broker=self._address, error=str(error))
+                news = self._fault is None or self._fault.message != error.message
                 self._fault = error
+                if news:
+                    log.warning("broker.connect.failed", broker=self._address, error=str(error))
+                    self._tell(is_up=False)
             else:
                 since = loop.time()
                 await self._use(link)
