@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,9 +24,6 @@ app = typer.Typer(help="Build, list, show and delete the instances of one host."
 _ASK_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
-
-# ECMA-48, section 5.4: parameter bytes, intermediate bytes, a final byte.
-_CONTROL_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
@@ -97,14 +93,14 @@ def list_(host: HostName, broker: BrokerUrl = _DEFAULT_BROKER, as_json: output.J
     for view in views:
         flavor = view["flavor"]
         table.add_row(
-            view["uuid"],
-            view["name"],
+            output.cell(view["uuid"]),
+            output.cell(view["name"]),
             output.state(view["state"]),
-            view["generation"] or "-",
-            str(flavor["vcpus"]),
-            f"{flavor['memory_mb']} MiB",
-            f"{flavor['root_gb']} GiB",
-            view["created_at"][:19],
+            output.cell(view["generation"]),
+            output.cell(flavor["vcpus"]),
+            output.cell(f"{flavor['memory_mb']} MiB"),
+            output.cell(f"{flavor['root_gb']} GiB"),
+            output.cell(view["created_at"][:19]),
         )
     Console().print(table)
 
@@ -141,7 +137,7 @@ def console(
     if as_json:
         output.print_json({"uuid": uuid, "output": text})
     else:
-        typer.echo(_printable(text), nl=False)
+        typer.echo(output.printable(text), nl=False)
 
 
 @app.command()
@@ -155,7 +151,8 @@ def delete(
 ) -> None:
     """Delete an instance. One that is gone already is a success."""
     with output.errors():
-        asyncio.run(_delete(broker, host, parse_uuid(uuid), limit=timeout if wait else None))
+        uuid = parse_uuid(uuid)
+        asyncio.run(_delete(broker, host, uuid, limit=timeout if wait else None))
     if as_json:
         output.print_json({"uuid": uuid, "state": "deleted" if wait else "deleting"})
     else:
@@ -221,13 +218,14 @@ async def _follow(
 ) -> None:
     """Show the steps until the build has ended. Asks too: a notification may be missed, a state may not."""
     deadline = time.monotonic() + limit
+    view: Any
     arriving = asyncio.ensure_future(anext(notifications))
     try:
         with screen.status("building"):
-            while time.monotonic() < deadline:
-                done, _ = await asyncio.wait({arriving}, timeout=_ASK_SECONDS)
+            while (left := deadline - time.monotonic()) > 0:
+                done, _ = await asyncio.wait({arriving}, timeout=min(left, _ASK_SECONDS))
                 if not done:
-                    view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+                    view = await remote.ask("get_instance", instance_uuid=uuid)
                     if view["state"] in {"active", "error"}:
                         return
                     continue
@@ -237,20 +235,24 @@ async def _follow(
                     return
     finally:
         arriving.cancel()
-        await asyncio.wait({arriving})
+        await asyncio.gather(arriving, return_exceptions=True)
+    view = await remote.ask("get_instance", instance_uuid=uuid)
     raise OperationFailed(
-        f"instance {uuid} is still being built after {limit:g} s",
+        f"instance {uuid} is still {view['state']} after {limit:g} s" + (f": {_fault(view)}" if view["fault"] else ""),
         remedy=f"it goes on: sev-agent instance show {uuid}",
     )
 
 
 def _is_last(notification: Notification, screen: Console) -> bool:
     payload = notification.payload
-    match notification.event_type.rpartition(".")[2]:
-        case "progress":
+    match notification.event_type:
+        case "sev.instance.create.progress":
             screen.print(f"  [green]✓[/] {payload['step']:<14} {payload['seconds']:>8.3f} s", highlight=False)
-        case "end" | "error":
+        case "sev.instance.create.end" | "sev.instance.delete.end":
             return True
+        case "sev.instance.create.error":
+            # What was refused is another request for the same UUID: this one was accepted.
+            return payload["state"] != "refused"
     return False
 
 
@@ -263,8 +265,8 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
         "uuid": view["uuid"],
         "name": view["name"],
         "host": view["host"],
-        "state": output.state(view["state"]),
-        "under way": ", ".join(view["steps"]) or None,
+        "state": view["state"],
+        "under way": ", ".join(view["steps"]),
         "encryption": view["generation"],
         "size": f"{flavor['vcpus']} vCPU, {flavor['memory_mb']} MiB, {flavor['root_gb']} GiB",
         "image": view["image_id"],
@@ -275,7 +277,8 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
     }
     if view["fault"]:
         pairs["fault"] = _fault(view)
-    Console().print(output.details(pairs), highlight=False)
+    cells = {name: output.cell(value) for name, value in pairs.items()}
+    Console().print(output.details(cells | {"state": output.state(view["state"])}), highlight=False)
 
 
 def _fault(view: dict[str, Any]) -> str:
@@ -294,9 +297,3 @@ def _encoded(path: Path) -> str:
         return base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}", field="--user-data") from None
-
-
-def _printable(text: str) -> str:
-    """A guest's output must not steer the operator's terminal."""
-    plain = _CONTROL_SEQUENCE.sub("", text.replace("\r\n", "\n"))
-    return "".join(c for c in plain if c.isprintable() or c in "\n\t")

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sev_agent.errors import NotFound, SevAgentError, Unavailable
@@ -14,6 +16,9 @@ from sev_agent.errors import NotFound, SevAgentError, Unavailable
 FAILED: Final = 1
 NOT_FOUND: Final = 4
 UNAVAILABLE: Final = 5
+
+# ECMA-48, section 5.4: parameter bytes, intermediate bytes, a final byte; and 8.3.89, what sets a window's title.
+_CONTROL_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -36,7 +41,8 @@ def errors() -> Iterator[None]:
     try:
         yield
     except SevAgentError as error:
-        Console(stderr=True).print(f"sev-agent: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        text = printable(f"sev-agent: {error}")
+        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         missing = isinstance(error, NotFound) or error.code.endswith("not_found")
         unreachable = isinstance(error, Unavailable)
         raise typer.Exit(NOT_FOUND if missing else UNAVAILABLE if unreachable else FAILED) from None
@@ -46,9 +52,20 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def printable(text: str) -> str:
+    """``text`` without what would steer the operator's terminal: guests and hosts write what they like."""
+    plain = _CONTROL_SEQUENCE.sub("", text.replace("\r\n", "\n"))
+    return "".join(c for c in plain if c.isprintable() or c in "\n\t")
+
+
+def cell(value: object) -> str:
+    """``value`` as a table shows it: no markup, no control sequences."""
+    return "-" if value is None or value == "" else escape(printable(str(value)))
+
+
 def state(name: str) -> str:
     """``name`` in its colour."""
-    return f"[{_STATES.get(name, 'white')}]{name}[/]"
+    return f"[{_STATES.get(name, 'white')}]{cell(name)}[/]"
 
 
 def table(*columns: str) -> Table:
@@ -59,10 +76,10 @@ def table(*columns: str) -> Table:
 
 
 def details(pairs: dict[str, Any]) -> Table:
-    """One thing, a line for each of its fields."""
+    """One thing, a line for each of its fields; values are ``cell`` or ``state``."""
     result = Table(box=None, pad_edge=False, show_header=False)
     result.add_column(style="bold", no_wrap=True)
     result.add_column(overflow="fold")
     for name, value in pairs.items():
-        result.add_row(name, "-" if value is None else str(value))
+        result.add_row(name, str(value))
     return result
