@@ -34,8 +34,8 @@ class Hypervisor:
 
     ``on_event`` gets each lifecycle event of every domain, in libvirt's order. ``on_change`` is told True after every
     connecting, when what was known must be read again (events before it are dropped), and False after every loss
-    and for every new ``reason`` that it cannot be opened. Both are called on the asyncio loop, and not once ``run`` is being
-    cancelled.
+    and for every new ``reason`` that it cannot be opened. Both are called on the asyncio loop, and not once ``run``
+    is being cancelled.
     """
 
     def __init__(
