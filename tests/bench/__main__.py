@@ -16,6 +16,7 @@ from rich.console import Console
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.progress import OnConsole
 from tests.bench import builds, footprint, lifetime
+from tests.bench.guests import upload_image
 from tests.bench.result import Result, table, write
 from tests.bench.stage import SLOTS, Stage
 
@@ -49,7 +50,8 @@ async def _measure(names: list[str], kept: Path | None, console: Console) -> lis
     with tempfile.TemporaryDirectory(prefix="sev-bench-") as temporary:
         lab = await _lab(kept or Path(temporary), console)
         try:
-            return await _run(names, Stage(lab=lab, host=lab.hosts[0], console=console))
+            image = await upload_image(lab)
+            return await _run(names, Stage(lab=lab, host=lab.hosts[0], image=image, console=console))
         finally:
             if kept is None:
                 await lab.down(purge=True)

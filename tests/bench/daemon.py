@@ -41,6 +41,15 @@ class Daemon:
             await self._process.wait()
         return time.monotonic() - begun
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it do nothing meanwhile; for seconds only, or what it is connected to gives it up."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def resident_mb(self) -> float:
         """What of it is in memory, shared pages included: VmRSS in MiB."""
         return resident_mb(self._process.pid)

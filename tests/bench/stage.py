@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,10 +15,10 @@ from sev_agent.cli.instance import follow_deletion
 from sev_agent.cli.remote import Remote, connected
 from sev_agent.config import load
 from sev_agent.hypervisor.events import Lifecycle
-from sev_agent.lab import evidence
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.host import Host
 from sev_agent.messaging import topology
+from sev_agent.openstack.glance import Image
 from tests.bench import bare, daemon, guests
 
 SLOTS: Final = 30
@@ -32,10 +31,11 @@ _SETTLE_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A lab without a daemon, and the console to tell on how it goes."""
+    """A lab without a daemon, the image for the guests, and the console to tell on how it goes."""
 
     lab: Lab
     host: Host
+    image: Image
     console: Console
 
     def daemon(self) -> AbstractAsyncContextManager[daemon.Daemon]:
@@ -52,11 +52,9 @@ class Stage:
         ):
             await process.wait_ready()
             config = load(self.lab.agent_config(self.host), {})
-            image = await evidence.image(self.lab, self.host)
-            scene = Scene(daemon=process, libvirt=libvirt, remote=remote, image_id=image.id)
+            bare_guests = guests.BareGuests(config, self.image, self.host.directory / "bare")
+            scene = Scene(daemon=process, libvirt=libvirt, remote=remote, image=self.image, bare=bare_guests)
             await scene.discard([await scene.build()])
-            base = _only_image(config.host.state_dir / "images")
-            scene.bare = guests.BareGuests(config, image, base, self.host.directory / "bare")
             yield scene
 
 
@@ -67,12 +65,12 @@ class Scene:
     daemon: daemon.Daemon
     libvirt: bare.Libvirt
     remote: Remote
-    image_id: UUID
-    bare: guests.BareGuests = None  # type: ignore[assignment]
+    image: Image
+    bare: guests.BareGuests
 
     async def build(self) -> "Made":
         """Publish a build, and see the guest start."""
-        instance = guests.request(self.image_id)
+        instance = guests.request(self.image.id)
         begun = time.monotonic()
         await self.remote.client.cast(
             "build_and_run_instance", {"instance": instance}, queue=topology.work_queue_name(self.remote.host)
@@ -132,8 +130,3 @@ class Made:
     @property
     def seconds(self) -> float:
         return self.started - self.begun
-
-
-def _only_image(directory: Path) -> Path:
-    (image,) = (path for path in directory.iterdir() if not path.name.startswith("."))
-    return image
