@@ -4,6 +4,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import UUID, uuid4
 
 import aiohttp
 import structlog
@@ -12,12 +13,14 @@ from sev_agent import __version__
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder, bases_in_use
+from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.inventory import HostProviders
 from sev_agent.compute.methods import query_methods, work_methods
+from sev_agent.compute.power import Power
 from sev_agent.compute.reconciler import Reconciler
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.record import RecordStore, State
 from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
 from sev_agent.errors import SevAgentError
@@ -124,14 +127,26 @@ class _Agent:
             domains=self._domains,
             settings=config.hypervisor,
         )
+        self._power = Power(
+            domains=self._domains,
+            accounting=self._accounting,
+            shutdown_timeout=config.builds.guest_shutdown_timeout,
+        )
         self._instances = Instances(
             host=host,
             store=self._store,
             builder=builder,
+            power=self._power,
             accounting=self._accounting,
             announcements=self._announcements,
             metrics=self._metrics,
             settings=config.builds,
+        )
+        self._host_boot = HostBoot(
+            platform_root=config.encryption.platform_root,
+            state_dir=config.host.state_dir,
+            store=self._store,
+            start=self._start_again,
         )
         self._status = HostStatus(config, self._hypervisor, self._domains, self._health)
         self._reconciler = Reconciler(
@@ -166,6 +181,7 @@ class _Agent:
     async def prepare(self) -> None:
         """Open what is on disk. Raises ``OSError`` where the state directory cannot be used."""
         await asyncio.to_thread(self._store.open)
+        await asyncio.to_thread(self._host_boot.prepare)
         await self._cache.prepare()
 
     def start(self) -> None:
@@ -177,6 +193,7 @@ class _Agent:
             "http": self._http.run(),
             "accounting": self._accounting.run(),
             "instances": self._instances.run(),
+            "host-boot": self._host_boot.run(),
             "reconciler": self._reconciler.run(),
             "rpc-queries": self._queries.run(),
             "rpc-work": self._work.run(),
@@ -224,6 +241,8 @@ class _Agent:
 
     def _on_event(self, event: LifecycleEvent) -> None:
         log.debug("hypervisor.event", instance_uuid=str(event.uuid), event_name=event.event, detail=event.detail)
+        if event.event is Lifecycle.STOPPED:
+            self._power.on_stopped(event.uuid)
         if event.event in _RELEVANT:
             self._accounting.mark(event.uuid)
 
@@ -237,6 +256,7 @@ class _Agent:
         self._gate_moved.set()
         if self._health.is_ready and not self._was_ready:
             log.info("agent.ready", host=self._config.host.name)
+            self._host_boot.on_registered()
         self._was_ready = self._health.is_ready
         if not self._supervisor.is_stopping:
             self._manager.notify(STATUS=self._health.summary)
@@ -244,6 +264,12 @@ class _Agent:
     def _on_listening(self) -> None:
         """The daemon's own parts run. What it leans on may be away: a start must not wait for it, or fail by it."""
         self._manager.notify(READY=1, STATUS=self._health.summary)
+
+    async def _start_again(self, uuid: UUID) -> None:
+        state = await self._domains.state(uuid)
+        await self._instances.observe(uuid, runs=state is not None and state.is_active)
+        await self._instances.change_power(uuid, State.STARTING, f"req-{uuid4()}")
+        await self._instances.ended(uuid)
 
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()

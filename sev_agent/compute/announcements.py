@@ -61,6 +61,10 @@ class Announcements:
         """``sev.instance.delete.<phase>``."""
         self._about(record, "delete", phase, details)
 
+    def power(self, record: Record, action: str, phase: Phase, **details: Any) -> None:
+        """``sev.instance.<action>.<phase>`` of a start, a stop or a reboot."""
+        self._about(record, action, phase, details)
+
     def deleted(self, uuid: UUID, request_id: str) -> None:
         """``sev.instance.delete.end`` for an instance that this host does not have any more."""
         self._put("sev.instance.delete.end", {"instance_uuid": str(uuid), "state": "deleted"}, request_id)

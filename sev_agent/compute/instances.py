@@ -5,7 +5,8 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -14,6 +15,7 @@ import structlog
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
+from sev_agent.compute.power import Power
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.config import BuildsSection
@@ -38,6 +40,35 @@ class InstanceNotFound(NotFound):
     code = "instance.not_found"
 
 
+class WrongState(Conflict):
+    """The instance's state does not allow the operation."""
+
+    code = "instance.wrong_state"
+
+
+@dataclass(frozen=True, slots=True)
+class _PowerChange:
+    """An operation on a guest that was built: the states from which it may begin, and in which it may end."""
+
+    action: str
+    begins_in: frozenset[State]
+    ends_in: State
+    fails_in: State
+
+
+_POWER_CHANGES: Final = {
+    State.STARTING: _PowerChange("start", frozenset({State.STOPPED}), State.ACTIVE, State.STOPPED),
+    State.STOPPING: _PowerChange("stop", frozenset({State.ACTIVE}), State.STOPPED, State.ACTIVE),
+    State.REBOOTING: _PowerChange("reboot", frozenset({State.ACTIVE}), State.ACTIVE, State.STOPPED),
+    State.REBOOTING_HARD: _PowerChange(
+        "reboot", frozenset({State.ACTIVE, State.STOPPED, State.REBOOTING}), State.ACTIVE, State.STOPPED
+    ),
+}
+
+_REMEMBERED: Final = 16
+"""Requests that a record remembers, so that one that is delivered again is not carried out again."""
+
+
 class Instances:
     """The one place where an instance's state changes.
 
@@ -51,6 +82,7 @@ class Instances:
         host: str,
         store: RecordStore,
         builder: Builder,
+        power: Power,
         accounting: Accounting,
         announcements: Announcements,
         metrics: Metrics,
@@ -59,6 +91,7 @@ class Instances:
         self._host = host
         self._store = store
         self._builder = builder
+        self._power = power
         self._accounting = accounting
         self._announcements = announcements
         self._metrics = metrics
@@ -112,6 +145,41 @@ class Instances:
         """
         await uninterrupted(self._accept_deletion(uuid, request_id))
 
+    async def change_power(self, uuid: UUID, to: State, request_id: str) -> Record:
+        """Accept a start, a stop or a reboot: ``to`` is the state that the work on it has.
+
+        What is so already is a success, and so is a request that comes again. Raises ``InstanceNotFound``,
+        ``WrongState``, ``JournalFailed``.
+        """
+        return await uninterrupted(self._accept_power(uuid, to, request_id))
+
+    async def ended(self, uuid: UUID) -> None:
+        """Wait until no operation works on ``uuid`` now."""
+        while (task := self._tasks.get(uuid)) is not None:
+            await asyncio.wait({task})
+
+    async def _accept_power(self, uuid: UUID, to: State, request_id: str) -> Record:
+        change = _POWER_CHANGES[to]
+        async with self._lock(uuid):
+            record = self._known(uuid)
+            request = f"{change.action} {request_id}"
+            if record.state is to or request in record.handled:
+                return record
+            if record.state is change.ends_in and record.state not in change.begins_in:
+                self._announcements.power(record, change.action, "end")
+                return record
+            if record.state not in change.begins_in:
+                raise WrongState(
+                    f"instance {uuid} is {record.state}: it cannot {change.action} now",
+                    field="instance_uuid",
+                    remedy=f"wait until it is {' or '.join(sorted(change.begins_in))}",
+                )
+            handled = (*record.handled, request)[-_REMEMBERED:]
+            record = record.with_(state=to, request_id=request_id, fault=None, handled=handled)
+            await in_thread(self._store.save, record)
+            self._begin(uuid, self._replace(self._tasks.get(uuid), uuid))
+            return record
+
     async def _accept(self, instance: Instance, request_id: str) -> Record:
         async with self._lock(instance.uuid):
             record = self._store.get(instance.uuid)
@@ -137,14 +205,7 @@ class Instances:
 
     def view(self, uuid: UUID) -> dict[str, Any]:
         """What is known of one instance. Raises ``InstanceNotFound``."""
-        record = self._store.get(uuid)
-        if record is None or record.state is State.DELETED:
-            raise InstanceNotFound(
-                f"host {self._host} has no instance {uuid}",
-                field="instance_uuid",
-                remedy=f"'sev-agent instance list --host {self._host}' lists those it has",
-            )
-        return self._view(record)
+        return self._view(self._known(uuid))
 
     def views(self) -> list[dict[str, Any]]:
         """What is known of every instance, oldest first."""
@@ -164,6 +225,16 @@ class Instances:
                 return
             await in_thread(self._store.save, record.with_(state=state))
             log.info("instance.observed", instance_uuid=str(uuid), state=state)
+
+    def _known(self, uuid: UUID) -> Record:
+        record = self._store.get(uuid)
+        if record is None or record.state is State.DELETED:
+            raise InstanceNotFound(
+                f"host {self._host} has no instance {uuid}",
+                field="instance_uuid",
+                remedy=f"'sev-agent instance list --host {self._host}' lists those it has",
+            )
+        return record
 
     def _view(self, record: Record) -> dict[str, Any]:
         instance, progress = record.instance, self._progress.get(record.uuid)
@@ -221,7 +292,37 @@ class Instances:
                     log.warning("instance.postponed", state=record.state, code=code, error=str(error))
 
     def _steps_of(self, state: State) -> Callable[..., Coroutine[Any, Any, None]]:
-        return {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}[state]
+        others = {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}
+        return others.get(state, self._change_power)
+
+    async def _change_power(self, record: Record, *, resumed: bool) -> None:
+        del resumed
+        change = _POWER_CHANGES[record.state]
+        self._announcements.power(record, change.action, "start")
+        try:
+            async with self._slots:
+                await self._carry_out(record)
+        except HypervisorUnavailable:
+            raise
+        except SevAgentError as error:
+            log.warning("instance.power.failed", action=change.action, code=error.code, error=str(error))
+            failed = record.with_(state=change.fails_in, fault=Fault.of(error, change.action))
+            await in_thread(self._store.save, failed)
+            self._announcements.power(failed, change.action, "error")
+        else:
+            ended = record.with_(state=change.ends_in)
+            await in_thread(self._store.save, ended)
+            log.info("instance.power.ended", action=change.action)
+            self._announcements.power(ended, change.action, "end")
+
+    async def _carry_out(self, record: Record) -> None:
+        match record.state:
+            case State.STARTING:
+                await self._power.start(record)
+            case State.STOPPING:
+                await self._power.stop(record)
+            case _:
+                await self._power.reboot(record, hard=record.state is State.REBOOTING_HARD)
 
     async def _build(self, record: Record, *, resumed: bool) -> None:
         started = time.perf_counter()

@@ -33,11 +33,15 @@ _DISK_REMEDY = "free space on this host's disk, or use another host"
 
 
 class State(StrEnum):
-    """Where an instance stands. ``FAILING`` and ``DELETING`` are what is being undone, and are resumed."""
+    """Where an instance stands. Those that end in ``-ing`` are work under way, and are resumed."""
 
     BUILDING = "building"
     ACTIVE = "active"
     STOPPED = "stopped"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    REBOOTING = "rebooting"
+    REBOOTING_HARD = "rebooting_hard"
     FAILING = "failing"
     ERROR = "error"
     DELETING = "deleting"
@@ -46,7 +50,7 @@ class State(StrEnum):
     @property
     def is_unfinished(self) -> bool:
         """Whether work on it must be taken up again after a restart."""
-        return self in {State.BUILDING, State.FAILING, State.DELETING}
+        return self not in {State.ACTIVE, State.STOPPED, State.ERROR, State.DELETED}
 
     @property
     def is_last(self) -> bool:
@@ -115,6 +119,7 @@ class Record(_Value):
     base_image: Path | None = None
     firmware: Path | None = None
     fault: Fault | None = None
+    handled: tuple[str, ...] = ()
 
     @classmethod
     def accept(cls, instance: Instance, request_id: str) -> Self:
