@@ -27,6 +27,9 @@ _ASK_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
 
+_SETTLED: Final = frozenset({"active", "stopped", "error"})
+"""States that do not pass by themselves."""
+
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
 

@@ -1,7 +1,6 @@
 """Guests that are started again after their host was restarted: those marked so that ran when it went down."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -86,7 +85,7 @@ class HostBoot:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            log.error("host.boot.unreadable", path=str(self._file), reason=json.dumps(error.errors(), default=str))
+            log.warning("host.boot.unreadable", path=str(self._file), reason=str(error))
             return None
 
     def _write(self, boot: _Boot) -> None:
