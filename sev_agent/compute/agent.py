@@ -47,6 +47,7 @@ _HANDLER_SECONDS = 30.0
 _WORK_CONCURRENCY = 32
 _QUERY_CONCURRENCY = 16
 _TASK_STOP_SECONDS = 5.0
+_SECOND_LOOK_SECONDS = 5.0
 _BROKER_TASK = "broker"
 
 _RELEVANT = frozenset(
@@ -236,6 +237,9 @@ class _Agent:
             # What happened while nobody listened is found by looking at the whole; then what is unfinished is taken up.
             self._status.forget()
             self._reconciler.soon()
+            # A libvirtd that has just begun still calls a guest running that ended while it was away; it finds out
+            # within seconds, and tells nobody.
+            self._reconciler.soon(after=_SECOND_LOOK_SECONDS)
         else:
             self._health.down(Dependency.LIBVIRT, self._hypervisor.reason or "not connected")
 

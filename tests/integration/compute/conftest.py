@@ -1,0 +1,130 @@
+"""A host that counts: a real Placement, libvirt's test driver, and the parts between them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import aiohttp
+import pytest
+
+from sev_agent.compute.accounting import Accounting, Reconciliation
+from sev_agent.compute.inventory import HostProviders, HostResources
+from sev_agent.compute.record import RecordStore
+from sev_agent.compute.slots import SlotTotal
+from sev_agent.config import PlacementSection
+from sev_agent.hypervisor.events import LifecycleEvent
+from sev_agent.openstack.identity import NoIdentity
+from sev_agent.openstack.placement import Inventory, Placement, Resources
+from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, running_host
+
+SLOTS = 2
+
+
+def resources(slots: int = SLOTS, disk: int = 100) -> HostResources:
+    """What a small host has to give."""
+    root = {
+        "VCPU": Inventory(total=8, max_unit=8, allocation_ratio=4.0),
+        "MEMORY_MB": Inventory(total=4096, reserved=512, max_unit=4096),
+        "DISK_GB": Inventory(total=disk, max_unit=disk),
+    }
+    return HostResources(root=root, slots={Generation.SEV: SlotTotal({"configuration": slots})})
+
+
+@dataclass
+class CountingHost:
+    """One host with its accounting. ``requests`` are those to Placement; ``seen`` is what was observed of guests."""
+
+    name: str
+    accounting: Accounting
+    libvirt: Host
+    store: RecordStore
+    placement: Placement
+    requests: list[tuple[str, int]]
+    in_flight: set[UUID] = field(default_factory=set)
+    seen: dict[UUID, bool] = field(default_factory=dict)
+
+    async def reconcile(self, given: HostResources | None = None) -> Reconciliation:
+        return await self.accounting.reconcile(given or resources())
+
+    async def requests_of(self, operation: Callable[[], object]) -> list[str]:
+        """The methods of the requests to Placement that ``operation`` makes."""
+        self.requests.clear()
+        result = operation()
+        if asyncio.iscoroutine(result):
+            await result
+        return [method for method, _ in self.requests]
+
+    async def start_guest(self, uuid: UUID | None = None, *, ours: bool = True, security: str = SEV) -> UUID:
+        uuid = uuid or uuid4()
+        metadata = agent_metadata(uuid) if ours else ""
+        await self.libvirt.domains.define_and_start(
+            domain_xml(uuid, f"guest-{uuid}", security=security, extra=metadata)
+        )
+        return uuid
+
+    async def held(self, uuid: UUID) -> dict[str, int]:
+        """What ``uuid`` holds in Placement, of all providers together."""
+        allocation = await self.placement.allocation(uuid)
+        return {} if allocation is None else merged(allocation.resources)
+
+    async def eventually_holds(self, uuid: UUID, wanted: Mapping[str, int]) -> None:
+        """Events reach Placement by themselves; what is asked here is only whether they have."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.held(uuid) != wanted:  # noqa: ASYNC110 - Placement rings no bell
+                await asyncio.sleep(0.02)
+
+
+def merged(by_provider: Mapping[UUID, Resources]) -> dict[str, int]:
+    return {name: amount for amounts in by_provider.values() for name, amount in amounts.items()}
+
+
+FULL_SIZE = {"VCPU": 2, "MEMORY_MB": 64, "DISK_GB": 1, RESOURCE_CLASS: 1}
+"""What a running guest of ``tests.requests`` holds."""
+
+UNMANAGED_SIZE = {"VCPU": 2, "MEMORY_MB": 64, RESOURCE_CLASS: 1}
+"""What an encrypted guest of ``tests.libvirt_host`` holds that this agent did not build."""
+
+
+async def _pump(events: "asyncio.Queue[LifecycleEvent]", accounting: Accounting) -> None:
+    while True:
+        accounting.mark((await events.get()).uuid)
+
+
+@pytest.fixture
+async def host(placement_url: str, session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterator[CountingHost]:
+    """Nothing is registered yet. Events of libvirt mark, as in the daemon."""
+    requests: list[tuple[str, int]] = []
+    settings = PlacementSection(endpoint=placement_url)
+    placement = Placement(
+        session, NoIdentity(), settings, on_request=lambda _, method, status, __: requests.append((method, status))
+    )
+    store = RecordStore(tmp_path / "instances")
+    store.open()
+    name = f"host-{uuid4()}"
+    in_flight: set[UUID] = set()
+    seen: dict[UUID, bool] = {}
+
+    async def on_seen(uuid: UUID, runs: bool) -> None:  # noqa: FBT001 - the callback's own
+        seen[uuid] = runs
+
+    async with running_host() as libvirt:
+        assert await libvirt.next_change()
+        accounting = Accounting(
+            placement=placement,
+            providers=HostProviders(placement, name),
+            domains=libvirt.domains,
+            store=store,
+            settings=settings,
+            in_flight=in_flight.__contains__,
+            on_seen=on_seen,
+        )
+        tasks = [asyncio.create_task(accounting.run()), asyncio.create_task(_pump(libvirt.events, accounting))]
+        yield CountingHost(name, accounting, libvirt, store, placement, requests, in_flight, seen)
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,178 @@
+"""The comparison runs when it should, and says how it went."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from sev_agent.compute import reconciler as reconciler_module
+from sev_agent.compute.inventory import HostResources
+from sev_agent.compute.reconciler import Reconciler
+from sev_agent.compute.record import State
+from sev_agent.config import ReconcilerSection
+from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
+from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.metrics import Metrics
+from sev_agent.openstack.exchange import ServiceUnavailable
+from tests.integration.compute.conftest import CountingHost, resources
+from tests.libvirt_host import PATIENCE
+from tests.requests import record
+
+
+class Run:
+    """A reconciler at work. ``resumed`` counts its successes; ``resources`` may be made to fail."""
+
+    def __init__(self, host: CountingHost, interval: float) -> None:
+        self.health = Health()
+        self.metrics = Metrics()
+        self.succeeded: asyncio.Queue[None] = asyncio.Queue()
+        self.asked: asyncio.Queue[None] = asyncio.Queue()
+        self.fault: Exception | None = None
+        self.reconciler = Reconciler(
+            accounting=host.accounting,
+            resources=self._resources,
+            store=host.store,
+            resume=lambda: self.succeeded.put_nowait(None),
+            health=self.health,
+            metrics=self.metrics,
+            settings=ReconcilerSection(interval=interval, jitter=0),
+        )
+
+    async def _resources(self) -> HostResources:
+        self.asked.put_nowait(None)
+        if self.fault is not None:
+            raise self.fault
+        return resources()
+
+    def counted(self, outcome: str) -> float:
+        name, labels = "sev_agent_reconciliations_total", {"outcome": outcome}
+        return self.metrics.registry.get_sample_value(name, labels) or 0
+
+
+Start = Callable[[float], Run]
+
+
+@pytest.fixture
+async def start(host: CountingHost) -> AsyncIterator[Start]:
+    """Runs a reconciler with the given interval in seconds."""
+    tasks = []
+
+    def run(interval: float) -> Run:
+        started = Run(host, interval)
+        tasks.append(asyncio.create_task(started.reconciler.run()))
+        return started
+
+    yield run
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def soon(waiting: Awaitable[None]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+
+
+async def test_asked_for(start: Start) -> None:
+    """It compares at once when asked to, resumes what is unfinished, and Placement is known to be up."""
+    run = start(3600)
+
+    run.reconciler.soon()
+    await soon(run.succeeded.get())
+
+    assert run.health.conditions[Dependency.PLACEMENT].up
+    assert run.counted("repaired") == 1
+    run.reconciler.soon()
+    await soon(run.succeeded.get())
+    assert run.counted("clean") == 1
+
+
+async def test_by_itself(start: Start) -> None:
+    """It compares again after each interval, without being asked."""
+    run = start(1)
+
+    await soon(run.succeeded.get())
+    await soon(run.succeeded.get())
+
+
+async def test_difference_is_counted(host: CountingHost, start: Start) -> None:
+    """A guest that is found running is a difference, and told in the metrics."""
+    run = start(3600)
+    await host.start_guest(ours=False)
+
+    run.reconciler.soon()
+    await soon(run.succeeded.get())
+
+    assert run.metrics.registry.get_sample_value("sev_agent_drift_total") == 1
+    assert run.metrics.registry.get_sample_value("sev_agent_last_reconciliation_timestamp_seconds") == pytest.approx(
+        datetime.now(UTC).timestamp(), abs=60
+    )
+
+
+async def test_placement_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Placement is away it says so with the reason and tries again soon; after that all is well."""
+    monkeypatch.setattr(reconciler_module, "_RETRY_SECONDS", 0.1)
+    run = start(3600)
+    run.fault = ServiceUnavailable("is away", service="placement", url="http://127.0.0.1:1")
+
+    run.reconciler.soon()
+    await soon(run.asked.get())
+    await soon(run.asked.get())
+
+    condition = run.health.conditions[Dependency.PLACEMENT]
+    assert not condition.up
+    assert "is away" in condition.reason
+    assert run.counted("failed") >= 1
+    run.fault = None
+    await soon(run.succeeded.get())
+    assert run.health.conditions[Dependency.PLACEMENT].up
+
+
+async def test_libvirt_at_fault(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What libvirt refuses is no fault of Placement's."""
+    monkeypatch.setattr(reconciler_module, "_RETRY_SECONDS", 0.1)
+    run = start(3600)
+    run.fault = HypervisorError("no capabilities")
+
+    run.reconciler.soon()
+    await soon(run.asked.get())
+    await soon(run.asked.get())
+
+    assert run.health.conditions[Dependency.PLACEMENT].reason == "not connected yet"
+    assert "no capabilities" in run.health.conditions[Dependency.LIBVIRT].reason
+
+
+async def test_libvirt_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost libvirt is not asked again and again: its return asks for the next comparison."""
+    monkeypatch.setattr(reconciler_module, "_RETRY_SECONDS", 0.01)
+    run = start(3600)
+    run.fault = HypervisorUnavailable("gone")
+
+    run.reconciler.soon()
+    await soon(run.asked.get())
+    await asyncio.sleep(0.1)
+
+    assert run.asked.empty()
+
+
+async def test_old_records_are_forgotten(host: CountingHost, start: Start) -> None:
+    """The record of an instance that was deleted a day ago goes; that of an hour ago stays."""
+    now = datetime.now(UTC)
+    old = record(State.DELETED).model_copy(update={"updated_at": now - timedelta(hours=25)})
+    young = record(State.DELETED).model_copy(update={"updated_at": now - timedelta(hours=1)})
+    for deleted in (old, young):
+        host.store.save(deleted)
+    run = start(3600)
+
+    for _ in range(2):  # the first may still be forgetting when it resumes
+        run.reconciler.soon()
+        await soon(run.succeeded.get())
+
+    assert host.store.get(old.uuid) is None
+    assert not host.store.files(old.uuid).directory.exists()
+    assert host.store.get(young.uuid) is not None
+    assert host.store.get(uuid4()) is None
