@@ -135,7 +135,8 @@ class Instance(Model):
         if self.hostname is not None:
             return self.hostname
         kept = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in self.name.lower())
-        return kept.strip("-.")[:63].strip("-.") or f"server-{self.uuid}"
+        labels = filter(None, (label.strip("-") for label in kept.split(".")))
+        return ".".join(labels)[:63].strip("-.") or f"server-{self.uuid}"
 
 
 class BuildArguments(Model):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,6 +22,7 @@ from sev_agent.compute.methods import query_methods, work_methods
 from sev_agent.compute.power import Power
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
 from sev_agent.errors import SevAgentError
@@ -30,6 +32,7 @@ from sev_agent.hypervisor.events import Lifecycle, LifecycleEvent
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.envelope import Arguments, RequestContext
+from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.observe.health import Dependency, Health
@@ -87,6 +90,7 @@ class _Agent:
         self._metrics = Metrics()
         self._health = Health(on_change=self._on_health)
         self._was_ready = False
+        self._state_lock = StateLock(config.host.state_dir, host)
         self._store = RecordStore(config.host.state_dir / "instances")
 
         self._gate_moved = asyncio.Event()
@@ -100,10 +104,11 @@ class _Agent:
 
         self._broker = Broker(
             config.messaging.url.get_secret_value(),
-            connection_name=f"sev-agent {host}",
+            connection_name=f"sev-agent {host}, process {os.getpid()} on {socket.gethostname()}",
             connect_timeout=config.messaging.connect_timeout,
             reconnect_max=config.messaging.reconnect_max,
             publish_timeout=config.messaging.publish_timeout,
+            claim=HostLock(host).take,
             on_change=self._on_broker,
         )
         self._announcements = Announcements(Notifier(self._broker, publisher_id=f"sev_agent.{host}"), host)
@@ -180,7 +185,11 @@ class _Agent:
         self._observe()
 
     async def prepare(self) -> None:
-        """Open what is on disk. Raises ``OSError`` where the state directory cannot be used."""
+        """Open what is on disk.
+
+        Raises ``OSError`` where the state directory cannot be used, ``HostTaken`` where another daemon uses it.
+        """
+        await asyncio.to_thread(self._state_lock.take)
         await asyncio.to_thread(self._store.open)
         await asyncio.to_thread(self._host_boot.prepare)
         await self._cache.prepare()

@@ -225,14 +225,7 @@ class Lab:
     async def _start_hosts(self) -> None:
         for each in self.hosts:
             await each.prepare()
-
-        async def start(each: Host) -> None:
-            for service in each.services(self._guest_mark):
-                await self._supervisor.start(service)
-
-        async with asyncio.TaskGroup() as group:
-            for each in self.hosts:
-                group.create_task(start(each), name=f"start {each.name}")
+        await self._supervisor.start_chains(each.services(self._guest_mark) for each in self.hosts)
 
     async def _provide_image(self) -> None:
         from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415
