@@ -351,6 +351,7 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
         "host": view["host"],
         "state": view["state"],
         "under way": ", ".join(view["steps"]),
+        "starts with host": "yes" if view["auto_start"] else "no",
         "encryption": view["generation"],
         "size": f"{flavor['vcpus']} vCPU, {flavor['memory_mb']} MiB, {flavor['root_gb']} GiB",
         "image": view["image_id"],

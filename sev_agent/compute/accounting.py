@@ -149,6 +149,16 @@ class Accounting:
         async with self._lock(record.uuid):
             await self._write(record.uuid, managed(record, self._known_tree(), runs=True))
 
+    async def rest(self, record: Record) -> None:
+        """Give back what ``record``'s instance, which has stopped, does not keep. Raises as ``claim``."""
+        async with self._lock(record.uuid):
+            policy = self._settings.stopped_guests
+            holding = managed(record, self._known_tree(), runs=False, stopped_guests=policy)
+            if holding.resources:
+                await self._write(record.uuid, holding)
+            else:
+                await self._release(record.uuid)
+
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
         async with self._lock(uuid):

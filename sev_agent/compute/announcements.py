@@ -69,11 +69,11 @@ class Announcements:
         """``sev.instance.delete.end`` for an instance that this host does not have any more."""
         self._put("sev.instance.delete.end", {"instance_uuid": str(uuid), "state": "deleted"}, request_id)
 
-    def refused(self, uuid: str | None, request_id: str, error: SevAgentError) -> None:
-        """``sev.instance.create.error`` for a build that was never accepted."""
+    def refused(self, uuid: str | None, request_id: str, error: SevAgentError, *, action: str = "create") -> None:
+        """``sev.instance.<action>.error`` for a request that was never accepted."""
         fault = {"code": error.code, "message": error.message, "field": error.field, "remedy": error.remedy}
         payload = {"instance_uuid": uuid, "state": "refused", "fault": fault}
-        self._put("sev.instance.create.error", payload, request_id, Priority.ERROR)
+        self._put(f"sev.instance.{action}.error", payload, request_id, Priority.ERROR)
 
     def host(self, what: str, details: Mapping[str, Any]) -> None:
         """``sev.host.<what>``."""

@@ -1,7 +1,7 @@
 """Guests that are started again after their host was restarted: those marked so that ran when it went down."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sev_agent.compute.record import RecordStore, State
 from sev_agent.durable import write_durably
-from sev_agent.errors import SevAgentError
-from sev_agent.uninterrupted import in_thread
+from sev_agent.errors import SevAgentError, Unavailable
+from sev_agent.uninterrupted import in_thread, raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
 _BOOT_ID: Final = Path("proc/sys/kernel/random/boot_id")
 _FILE: Final = "host-boot.json"
+_RETRY_SECONDS: Final = 3.0
 
 
 class _Boot(BaseModel):
@@ -47,11 +48,15 @@ class HostBoot:
         self._registered = asyncio.Event()
 
     def prepare(self) -> None:
-        """Find out whether the host was restarted since the daemon last ran. Blocks on the disk; raises ``OSError``."""
+        """Find out whether the host was restarted since the daemon last ran. Blocks on the disk.
+
+        Raises ``OSError`` where the file is there and cannot be read.
+        """
         present = _boot_id(self._platform_root)
         last = self._read()
         if last is None or last.boot_id != present:
-            restart = () if last is None else self._ran()
+            # Who was still to be started when the host went down again stands as stopped by now.
+            restart = () if last is None else self._to_restart(frozenset(last.restart))
             last = _Boot(boot_id=present, restart=restart)
             self._write(last)
             if restart:
@@ -65,18 +70,29 @@ class HostBoot:
     async def run(self) -> None:
         """Start what is to be started, then wait for cancellation."""
         assert self._boot is not None, "prepare comes first"
-        if self._boot.restart:
+        while self._boot.restart:
+            raise_if_cancelled()
             await self._registered.wait()
-        for position, uuid in enumerate(self._boot.restart, start=1):
+            uuid, *others = self._boot.restart
             try:
                 await self._start(uuid)
+            except Unavailable as error:
+                log.warning("host.restart.postponed", instance_uuid=str(uuid), code=error.code, error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             except SevAgentError as error:
                 log.warning("host.restart.guest_left", instance_uuid=str(uuid), code=error.code, error=str(error))
-            await in_thread(self._write, self._boot.model_copy(update={"restart": self._boot.restart[position:]}))
+            self._boot = self._boot.model_copy(update={"restart": tuple(others)})
+            await in_thread(self._write, self._boot)
         await asyncio.Event().wait()
 
-    def _ran(self) -> Sequence[UUID]:
-        marked = [r for r in self._store if r.state is State.ACTIVE and r.instance.auto_start]
+    def _to_restart(self, waiting: frozenset[UUID]) -> tuple[UUID, ...]:
+        marked = [
+            record
+            for record in self._store
+            if record.instance.auto_start
+            and (record.state is State.ACTIVE or (record.state is State.STOPPED and record.uuid in waiting))
+        ]
         return tuple(record.uuid for record in sorted(marked, key=lambda record: record.created_at))
 
     def _read(self) -> _Boot | None:
@@ -89,7 +105,11 @@ class HostBoot:
             return None
 
     def _write(self, boot: _Boot) -> None:
-        write_durably(self._file, boot.model_dump_json().encode())
+        try:
+            write_durably(self._file, boot.model_dump_json().encode())
+        except OSError as error:
+            # The guests are started all the same; only another restart in between would find the list as it was.
+            log.warning("host.boot.unwritten", path=str(self._file), error=str(error))
 
 
 def _boot_id(root: Path) -> str:

@@ -5,8 +5,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -16,10 +15,11 @@ from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
 from sev_agent.compute.power import Power
+from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.config import BuildsSection
-from sev_agent.errors import Conflict, NotFound, SevAgentError
+from sev_agent.errors import Conflict, NotFound, SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.observe.metrics import Labelled, Metrics
 from sev_agent.schema import Instance
@@ -40,40 +40,12 @@ class InstanceNotFound(NotFound):
     code = "instance.not_found"
 
 
-class WrongState(Conflict):
-    """The instance's state does not allow the operation."""
-
-    code = "instance.wrong_state"
-
-
-@dataclass(frozen=True, slots=True)
-class _PowerChange:
-    """An operation on a guest that was built: the states from which it may begin, and in which it may end."""
-
-    action: str
-    begins_in: frozenset[State]
-    ends_in: State
-    fails_in: State
-
-
-_POWER_CHANGES: Final = {
-    State.STARTING: _PowerChange("start", frozenset({State.STOPPED}), State.ACTIVE, State.STOPPED),
-    State.STOPPING: _PowerChange("stop", frozenset({State.ACTIVE}), State.STOPPED, State.ACTIVE),
-    State.REBOOTING: _PowerChange("reboot", frozenset({State.ACTIVE}), State.ACTIVE, State.STOPPED),
-    State.REBOOTING_HARD: _PowerChange(
-        "reboot", frozenset({State.ACTIVE, State.STOPPED, State.REBOOTING}), State.ACTIVE, State.STOPPED
-    ),
-}
-
-_REMEMBERED: Final = 16
-"""Requests that a record remembers, so that one that is delivered again is not carried out again."""
-
-
 class Instances:
     """The one place where an instance's state changes.
 
-    A request is journaled by ``build`` or ``terminate``; then it is this object's to finish, in a task of its own,
-    over restarts if need be. Work that libvirt's absence stopped waits for the next ``resume``.
+    A request is journaled by ``build``, ``terminate`` or ``change_power``; then it is this object's to finish, in a
+    task of its own, over restarts if need be. Work that the absence of libvirt or Placement stopped waits for the next
+    ``resume``; ``on_postponed`` is told of it.
     """
 
     def __init__(
@@ -87,6 +59,7 @@ class Instances:
         announcements: Announcements,
         metrics: Metrics,
         settings: BuildsSection,
+        on_postponed: Callable[[], None],
     ) -> None:
         self._host = host
         self._store = store
@@ -97,6 +70,9 @@ class Instances:
         self._metrics = metrics
         self._stop_timeout = settings.stop_timeout
         self._slots = asyncio.Semaphore(settings.max_concurrent)
+        # A guest may take a minute to shut down: that must not hold up builds.
+        self._power_slots = asyncio.Semaphore(settings.max_power_changes)
+        self._on_postponed = on_postponed
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._stopping = False
@@ -159,26 +135,17 @@ class Instances:
             await asyncio.wait({task})
 
     async def _accept_power(self, uuid: UUID, to: State, request_id: str) -> Record:
-        change = _POWER_CHANGES[to]
         async with self._lock(uuid):
             record = self._known(uuid)
-            request = f"{change.action} {request_id}"
-            if record.state is to or request in record.handled:
-                return record
-            if record.state is change.ends_in and record.state not in change.begins_in:
-                self._announcements.power(record, change.action, "end")
-                return record
-            if record.state not in change.begins_in:
-                raise WrongState(
-                    f"instance {uuid} is {record.state}: it cannot {change.action} now",
-                    field="instance_uuid",
-                    remedy=f"wait until it is {' or '.join(sorted(change.begins_in))}",
-                )
-            handled = (*record.handled, request)[-_REMEMBERED:]
-            record = record.with_(state=to, request_id=request_id, fault=None, handled=handled)
-            await in_thread(self._store.save, record)
-            self._begin(uuid, self._replace(self._tasks.get(uuid), uuid))
-            return record
+            verdict, accepted = judge(record, to, request_id)
+            if accepted is not record:
+                await in_thread(self._store.save, accepted)
+            match verdict:
+                case Verdict.BEGINS:
+                    self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=record.state.is_unfinished))
+                case Verdict.IS_SO:
+                    self._announcements.power(accepted, POWER_CHANGES[to].action, "end")
+            return accepted
 
     async def _accept(self, instance: Instance, request_id: str) -> Record:
         async with self._lock(instance.uuid):
@@ -201,7 +168,7 @@ class Instances:
                 self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
                 await in_thread(self._store.save, record.with_(state=State.DELETING, request_id=request_id))
-                self._begin(uuid, self._replace(self._tasks.get(uuid), uuid))
+                self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=True))
 
     def view(self, uuid: UUID) -> dict[str, Any]:
         """What is known of one instance. Raises ``InstanceNotFound``."""
@@ -223,8 +190,10 @@ class Instances:
             state = State.ACTIVE if runs else State.STOPPED
             if record is None or record.state not in {State.ACTIVE, State.STOPPED} or record.state is state:
                 return
-            await in_thread(self._store.save, record.with_(state=state))
+            observed = record.with_(state=state, fault=None)
+            await in_thread(self._store.save, observed)
             log.info("instance.observed", instance_uuid=str(uuid), state=state)
+            self._announcements.power(observed, "start" if runs else "stop", "end", observed=True)
 
     def _known(self, uuid: UUID) -> Record:
         record = self._store.get(uuid)
@@ -248,6 +217,7 @@ class Instances:
             "flavor": instance.flavor.model_dump(mode="json"),
             "image_id": str(instance.image.id),
             "firmware": str(record.firmware) if record.firmware else None,
+            "auto_start": instance.auto_start,
             "request_id": record.request_id,
             "created_at": record.created_at.isoformat(),
             "updated_at": record.updated_at.isoformat(),
@@ -270,17 +240,21 @@ class Instances:
 
         task.add_done_callback(done)
 
-    async def _replace(self, previous: asyncio.Task[None] | None, uuid: UUID) -> None:
-        """End what worked on ``uuid`` so far, wait until it has let go, and do what the journal now says."""
+    async def _follow(self, previous: asyncio.Task[None] | None, uuid: UUID, *, cancel: bool) -> None:
+        """Wait until what worked on ``uuid`` so far has let go, ended by ``cancel`` or not; then do what is next."""
         if previous is not None:
-            previous.cancel()
-            await asyncio.wait({previous})
+            if cancel:
+                previous.cancel()
+            # Also where this task is cancelled itself: whoever follows it waits for this one alone.
+            await uninterrupted(asyncio.wait({previous}))
         await self._work(uuid, resumed=False)
 
     async def _work(self, uuid: UUID, *, resumed: bool) -> None:
         with structlog.contextvars.bound_contextvars(instance_uuid=str(uuid)):
             record = self._store.get(uuid)
             assert record is not None, "work follows the record"
+            if not record.state.is_unfinished:
+                return
             with structlog.contextvars.bound_contextvars(request_id=record.request_id):
                 try:
                     await self._steps_of(record.state)(record, resumed=resumed)
@@ -290,6 +264,7 @@ class Instances:
                     # The record says what is left to do; a later resume does it.
                     code = error.code if isinstance(error, SevAgentError) else type(error).__name__
                     log.warning("instance.postponed", state=record.state, code=code, error=str(error))
+                    self._on_postponed()
 
     def _steps_of(self, state: State) -> Callable[..., Coroutine[Any, Any, None]]:
         others = {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}
@@ -297,23 +272,39 @@ class Instances:
 
     async def _change_power(self, record: Record, *, resumed: bool) -> None:
         del resumed
-        change = _POWER_CHANGES[record.state]
-        self._announcements.power(record, change.action, "start")
-        try:
-            async with self._slots:
-                await self._carry_out(record)
-        except HypervisorUnavailable:
-            raise
-        except SevAgentError as error:
-            log.warning("instance.power.failed", action=change.action, code=error.code, error=str(error))
-            failed = record.with_(state=change.fails_in, fault=Fault.of(error, change.action))
-            await in_thread(self._store.save, failed)
-            self._announcements.power(failed, change.action, "error")
+        action = POWER_CHANGES[record.state].action
+        self._announcements.power(record, action, "start")
+        async with self._power_slots:
+            while record.state.is_unfinished:
+                record = await self._change_power_once(record)
+        if record.fault is None:
+            log.info("instance.power.ended", action=action)
+            self._metrics.power_changes.labels(action, "ended", "").inc()
+            self._announcements.power(record, action, "end")
         else:
-            ended = record.with_(state=change.ends_in)
-            await in_thread(self._store.save, ended)
-            log.info("instance.power.ended", action=change.action)
-            self._announcements.power(ended, change.action, "end")
+            self._metrics.power_changes.labels(action, "error", record.fault.code).inc()
+            self._announcements.power(record, action, "error")
+
+    async def _change_power_once(self, record: Record) -> Record:
+        """Carry out what the state of ``record`` stands for, and return the record in the state that comes of it."""
+        change = POWER_CHANGES[record.state]
+        try:
+            await self._carry_out(record)
+        except Unavailable:
+            # No other host can do it: it waits for what is away.
+            raise
+        except Exception as error:
+            fault = Fault.of(error, change.action)
+            log.warning(
+                "instance.power.failed",
+                action=change.action,
+                code=fault.code,
+                error=str(error),
+                exc_info=None if isinstance(error, SevAgentError) else error,
+            )
+            state = State.ACTIVE if await self._power.runs(record.uuid) else State.STOPPED
+            return await self._move(record, state=state, fault=fault)
+        return await self._move(record, state=change.leads_to)
 
     async def _carry_out(self, record: Record) -> None:
         match record.state:
@@ -321,8 +312,23 @@ class Instances:
                 await self._power.start(record)
             case State.STOPPING:
                 await self._power.stop(record)
+            case State.RESTARTING:
+                await self._power.restart(record)
             case _:
-                await self._power.reboot(record, hard=record.state is State.REBOOTING_HARD)
+                await self._power.halt(record, hard=record.state is State.REBOOTING_HARD)
+
+    async def _move(self, record: Record, **changes: Any) -> Record:
+        """Save ``changes`` of what stands in the journal.
+
+        Raises ``Superseded`` where that is not in ``record``'s state any more.
+        """
+        async with self._lock(record.uuid):
+            present = self._current(record)
+            if present.state is not record.state:
+                raise Superseded(f"instance {record.uuid} is {present.state} now")
+            moved = present.with_(**changes)
+            await in_thread(self._store.save, moved)
+            return moved
 
     async def _build(self, record: Record, *, resumed: bool) -> None:
         started = time.perf_counter()

@@ -33,7 +33,11 @@ _DISK_REMEDY = "free space on this host's disk, or use another host"
 
 
 class State(StrEnum):
-    """Where an instance stands. Those that end in ``-ing`` are work under way, and are resumed."""
+    """Where an instance stands; what is under way is resumed after a restart of the daemon.
+
+    A reboot is ``REBOOTING`` or ``REBOOTING_HARD`` until the guest has stopped, then ``RESTARTING``: so one that is
+    resumed never stops the guest a second time.
+    """
 
     BUILDING = "building"
     ACTIVE = "active"
@@ -42,6 +46,7 @@ class State(StrEnum):
     STOPPING = "stopping"
     REBOOTING = "rebooting"
     REBOOTING_HARD = "rebooting_hard"
+    RESTARTING = "restarting"
     FAILING = "failing"
     ERROR = "error"
     DELETING = "deleting"
@@ -64,7 +69,7 @@ class State(StrEnum):
 
 
 class Superseded(Conflict):
-    """A deletion was accepted meanwhile: nothing else may be written of the instance any more."""
+    """Another request was accepted meanwhile: what comes of the earlier one may not be written any more."""
 
     code = "instance.superseded"
 
@@ -107,7 +112,7 @@ class Fault(_Value):
 
 
 class Record(_Value):
-    """All that this host knows of one instance."""
+    """All that this host knows of one instance. ``handled`` are the requests it was last asked to start or stop by."""
 
     format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)] = _FORMAT
     instance: Instance
