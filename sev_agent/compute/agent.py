@@ -5,7 +5,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import aiohttp
 import structlog
@@ -22,7 +22,7 @@ from sev_agent.compute.inventory import HostProviders
 from sev_agent.compute.methods import query_methods, work_methods
 from sev_agent.compute.power import Power
 from sev_agent.compute.reconciler import Reconciler
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.record import RecordStore
 from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
@@ -164,7 +164,7 @@ class _Agent:
             platform_root=config.encryption.platform_root,
             state_dir=config.host.state_dir,
             store=self._store,
-            start=self._start_again,
+            start=self._instances.start_again,
         )
         self._status = HostStatus(config, self._hypervisor, self._domains, self._health)
         self._reconciler = Reconciler(
@@ -291,12 +291,6 @@ class _Agent:
     def _on_listening(self) -> None:
         """The daemon's own parts run. What it leans on may be away: a start must not wait for it, or fail by it."""
         self._manager.notify(READY=1, STATUS=self._health.summary)
-
-    async def _start_again(self, uuid: UUID) -> None:
-        state = await self._domains.state(uuid)
-        await self._instances.observe(uuid, runs=state is not None and state.is_active)
-        await self._instances.change_power(uuid, State.STARTING, f"req-{uuid4()}")
-        await self._instances.ended(uuid)
 
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 import structlog
@@ -129,8 +129,13 @@ class Instances:
         """
         return await uninterrupted(self._accept_power(uuid, to, request_id))
 
-    async def ended(self, uuid: UUID) -> None:
-        """Wait until no operation works on ``uuid`` now."""
+    async def start_again(self, uuid: UUID) -> None:
+        """Start a guest that ran before its host was restarted, and return when that has ended, well or not.
+
+        Raises as ``change_power``, and ``HypervisorUnavailable``.
+        """
+        await self.observe(uuid, runs=await self._power.runs(uuid))
+        await self.change_power(uuid, State.STARTING, f"req-{uuid4()}")
         while (task := self._tasks.get(uuid)) is not None:
             await asyncio.wait({task})
 

@@ -1,6 +1,7 @@
 """What a host does with requests to start, stop and reboot, whenever they come."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import pytest
 
 from sev_agent.compute.instances import InstanceNotFound
 from sev_agent.compute.power_change import WrongState
+from sev_agent.compute.progress import Progress
 from sev_agent.compute.record import JournalFailed, Record, RecordStore, State
 from sev_agent.errors import Conflict, Exhausted, InvalidRequest, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
@@ -339,20 +341,52 @@ async def test_delete_waits_for_what_cannot_be_cancelled(host: Host) -> None:
     await host.ear.until(known.uuid, "delete.end")
 
 
-async def test_stop_right_after_a_build(host: Host) -> None:
-    """A stop that comes as the build ends takes neither its end nor its notification away."""
+async def test_stop_as_a_build_ends(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that comes as soon as the journal says active takes nothing from the build, its notification included."""
     asked = instance()
+    build, saved, may_end = host.builder.build, asyncio.Event(), asyncio.Event()
+
+    async def slow(record: Record, progress: Progress, *, resumed: bool) -> Record:
+        active = await build(record, progress, resumed=resumed)
+        saved.set()
+        await may_end.wait()
+        return active
+
+    monkeypatch.setattr(host.builder, "build", slow)
+    host.builder.go.set()
     host.power.go.set()
     await host.instances.build(asked, "req-1")
-    await host.begun()
-    host.builder.go.set()
-    while host.state(asked.uuid) is not State.ACTIVE:  # noqa: ASYNC110 - the very turn of the loop counts
-        await asyncio.sleep(0)
+    await saved.wait()
 
     await host.instances.change_power(asked.uuid, STOP, "req-2")
+    await asyncio.sleep(0)
+    may_end.set()
     await host.ear.until(asked.uuid, "stop.end")
 
-    assert "create.end" in host.ear.of(asked.uuid)
+    assert host.ear.of(asked.uuid) == ["create.start", "create.progress", "create.end", "stop.start", "stop.end"]
+
+
+async def test_hard_reboot_as_a_soft_one_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soft reboot whose failure comes while a hard one is being accepted does not write over it."""
+    known = has(host, State.ACTIVE)
+    save, loop = RecordStore.save, asyncio.get_running_loop()
+    host.power.faults = [Conflict("it hangs")]
+
+    def late(store: RecordStore, record: Record) -> None:
+        if record.state is HARD:
+            loop.call_soon_threadsafe(host.power.go.set)
+            time.sleep(0.05)
+        save(store, record)
+
+    monkeypatch.setattr(RecordStore, "save", late)
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    await begun(host)
+    await host.instances.change_power(known.uuid, HARD, "req-3")
+    await host.ear.until(known.uuid, "reboot.end")
+    await host.idle()
+
+    assert "reboot.error" not in host.ear.of(known.uuid)
+    assert host.power.done == ["halt hard", "restart"]
 
 
 @pytest.mark.parametrize("state", [State.BUILDING, State.ERROR, State.DELETING])
