@@ -78,8 +78,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, Package("systemd"))
-"""What the tests need: the lab's, and the programs that check units, users and directories."""
+TESTS = (*LAB, Package("systemd"), Package("cpio"))
+"""What the tests need: the lab's, and the programs that check units, users, directories and archives."""
 
 
 class PackagesError(LabError):
