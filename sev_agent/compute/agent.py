@@ -17,6 +17,7 @@ from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.inventory import HostProviders
 from sev_agent.compute.methods import query_methods, work_methods
+from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.state_lock import StateLock
@@ -32,6 +33,7 @@ from sev_agent.messaging.envelope import Arguments, RequestContext
 from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
+from sev_agent.messaging.spool import Spool
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
@@ -108,7 +110,14 @@ class _Agent:
             claim=HostLock(host).take,
             on_change=self._on_broker,
         )
-        self._announcements = Announcements(Notifier(self._broker, publisher_id=f"sev_agent.{host}"), host)
+        self._outbox = Outbox(
+            Notifier(self._broker, publisher_id=f"sev_agent.{host}"),
+            Spool(config.host.state_dir / "notifications"),
+            self._store,
+            config.notifications,
+            on_dropped=lambda letter: self._metrics.notifications_dropped.labels(letter.event_type).inc(),
+        )
+        self._announcements = Announcements(self._outbox, self._store, host)
 
         self._cache = ImageCache(
             config.host.state_dir / "images", glance, config.images, in_use=bases_in_use(self._store)
@@ -176,6 +185,7 @@ class _Agent:
         """
         await asyncio.to_thread(self._state_lock.take)
         await asyncio.to_thread(self._store.open)
+        await asyncio.to_thread(self._outbox.open)
         await self._cache.prepare()
 
     def start(self) -> None:
@@ -183,7 +193,7 @@ class _Agent:
         parts = {
             "hypervisor": self._hypervisor.run(),
             _BROKER_TASK: self._broker.run(),
-            "announcements": self._announcements.run(),
+            "outbox": self._outbox.run(),
             "http": self._http.run(),
             "accounting": self._accounting.run(),
             "instances": self._instances.run(),
@@ -268,7 +278,7 @@ class _Agent:
             return
         instance = (arguments or {}).get("instance")
         uuid = instance.get("uuid") if isinstance(instance, dict) else None
-        self._announcements.refused(uuid if isinstance(uuid, str) else None, context.request_id, error)
+        await self._announcements.refused(uuid if isinstance(uuid, str) else None, context.request_id, error)
         self._metrics.builds.labels("refused", error.code).inc()
 
     def _is_alive(self) -> bool:
@@ -312,7 +322,7 @@ class _Agent:
             "sev_agent_notifications_waiting",
             "Notifications that the broker has not taken yet.",
             (),
-            lambda: [((), float(self._announcements.waiting))],
+            lambda: [((), float(self._outbox.waiting))],
         )
 
 
