@@ -16,7 +16,7 @@ CONFIG_FAULT = 78
 HOST_TAKEN = 75
 """``EX_TEMPFAIL``: another daemon has this host. It may be a leftover, so the service manager tries again, bounded."""
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

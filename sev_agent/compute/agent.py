@@ -20,6 +20,7 @@ from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.inventory import HostProviders
 from sev_agent.compute.methods import query_methods, work_methods
+from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.power import Power
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
@@ -35,6 +36,7 @@ from sev_agent.messaging.envelope import Arguments, RequestContext
 from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
+from sev_agent.messaging.spool import Spool
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
@@ -119,7 +121,14 @@ class _Agent:
             claim=HostLock(host).take,
             on_change=self._on_broker,
         )
-        self._announcements = Announcements(Notifier(self._broker, publisher_id=f"sev_agent.{host}"), host)
+        self._outbox = Outbox(
+            Notifier(self._broker, publisher_id=f"sev_agent.{host}"),
+            Spool(config.host.state_dir / "notifications"),
+            self._store,
+            config.notifications,
+            on_dropped=lambda letter: self._metrics.notifications_dropped.labels(letter.event_type).inc(),
+        )
+        self._announcements = Announcements(self._outbox, self._store, host)
 
         self._cache = ImageCache(
             config.host.state_dir / "images", glance, config.images, in_use=bases_in_use(self._store)
@@ -203,6 +212,7 @@ class _Agent:
         """
         await asyncio.to_thread(self._state_lock.take)
         await asyncio.to_thread(self._store.open)
+        await asyncio.to_thread(self._outbox.open)
         await asyncio.to_thread(self._host_boot.prepare)
         await self._cache.prepare()
 
@@ -211,7 +221,7 @@ class _Agent:
         parts = {
             "hypervisor": self._hypervisor.run(),
             _BROKER_TASK: self._broker.run(),
-            "announcements": self._announcements.run(),
+            "outbox": self._outbox.run(),
             "http": self._http.run(),
             "accounting": self._accounting.run(),
             "instances": self._instances.run(),
@@ -304,7 +314,7 @@ class _Agent:
         instance = given.get("instance")
         uuid = instance.get("uuid") if isinstance(instance, dict) else given.get("instance_uuid")
         known = uuid if isinstance(uuid, str) else None
-        self._announcements.refused(known, context.request_id, error, action=action)
+        await self._announcements.refused(known, context.request_id, error, action=action)
         if action == "create":
             self._metrics.builds.labels("refused", error.code).inc()
         else:
@@ -351,7 +361,7 @@ class _Agent:
             "sev_agent_notifications_waiting",
             "Notifications that the broker has not taken yet.",
             (),
-            lambda: [((), float(self._announcements.waiting))],
+            lambda: [((), float(self._outbox.waiting))],
         )
 
 

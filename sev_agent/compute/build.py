@@ -62,7 +62,7 @@ class Builder:
         self._settings = settings
 
     async def build(self, record: Record, progress: Progress, *, resumed: bool) -> Record:
-        """Bring the guest of ``record`` up, and return its record as ``ACTIVE`` and saved.
+        """Bring the guest of ``record`` up, and return its record as ``ACTIVE``, which the caller saves.
 
         Raises what the first failing step raises; nothing is undone here. A ``resumed`` build takes up what an
         earlier run of the daemon left, a guest that runs already included.
@@ -72,7 +72,7 @@ class Builder:
             await self._accounting.claim(record)
         else:
             record = await self._bring_up(record, progress)
-        return await self._save(record.with_(state=State.ACTIVE))
+        return record.with_(state=State.ACTIVE)
 
     async def undo(self, record: Record) -> None:
         """Remove all that was made for ``record``: domain, files, allocation. Repeatable.

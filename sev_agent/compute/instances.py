@@ -143,13 +143,12 @@ class Instances:
         async with self._lock(uuid):
             record = self._known(uuid)
             verdict, accepted = judge(record, to, request_id)
-            if accepted is not record:
+            if verdict is Verdict.IS_SO:
+                await self._announcements.conclude(accepted, POWER_CHANGES[to].action, "end")
+            elif accepted is not record:
                 await in_thread(self._store.save, accepted)
-            match verdict:
-                case Verdict.BEGINS:
-                    self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=record.state.is_unfinished))
-                case Verdict.IS_SO:
-                    self._announcements.power(accepted, POWER_CHANGES[to].action, "end")
+            if verdict is Verdict.BEGINS:
+                self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=record.state.is_unfinished))
             return accepted
 
     async def _accept(self, instance: Instance, request_id: str) -> Record:
@@ -170,7 +169,7 @@ class Instances:
         async with self._lock(uuid):
             record = self._store.get(uuid)
             if record is None or record.state is State.DELETED:
-                self._announcements.deleted(uuid, request_id)
+                await self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
                 await in_thread(self._store.save, record.with_(state=State.DELETING, request_id=request_id))
                 self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=True))
@@ -196,9 +195,8 @@ class Instances:
             if record is None or record.state not in {State.ACTIVE, State.STOPPED} or record.state is state:
                 return
             observed = record.with_(state=state, fault=None)
-            await in_thread(self._store.save, observed)
+            await self._announcements.conclude(observed, "start" if runs else "stop", "end", observed=True)
             log.info("instance.observed", instance_uuid=str(uuid), state=state)
-            self._announcements.power(observed, "start" if runs else "stop", "end", observed=True)
 
     def _known(self, uuid: UUID) -> Record:
         record = self._store.get(uuid)
@@ -284,11 +282,8 @@ class Instances:
                 record = await self._change_power_once(record)
         if record.fault is None:
             log.info("instance.power.ended", action=action)
-            self._metrics.power_changes.labels(action, "ended", "").inc()
-            self._announcements.power(record, action, "end")
-        else:
-            self._metrics.power_changes.labels(action, "error", record.fault.code).inc()
-            self._announcements.power(record, action, "error")
+        code = record.fault.code if record.fault else ""
+        self._metrics.power_changes.labels(action, "error" if code else "ended", code).inc()
 
     async def _change_power_once(self, record: Record) -> Record:
         """Carry out what the state of ``record`` stands for, and return the record in the state that comes of it."""
@@ -323,7 +318,7 @@ class Instances:
                 await self._power.halt(record, hard=record.state is State.REBOOTING_HARD)
 
     async def _move(self, record: Record, **changes: Any) -> Record:
-        """Save ``changes`` of what stands in the journal.
+        """Save ``changes`` of what stands in the journal; what is the end of the work is told with it.
 
         Raises ``Superseded`` where that is not in ``record``'s state any more.
         """
@@ -332,7 +327,11 @@ class Instances:
             if present.state is not record.state:
                 raise Superseded(f"instance {record.uuid} is {present.state} now")
             moved = present.with_(**changes)
-            await in_thread(self._store.save, moved)
+            if moved.state.is_unfinished:
+                await in_thread(self._store.save, moved)
+            else:
+                action = POWER_CHANGES[record.state].action
+                await self._announcements.conclude(moved, action, "error" if moved.fault else "end")
             return moved
 
     async def _build(self, record: Record, *, resumed: bool) -> None:
@@ -343,6 +342,8 @@ class Instances:
         try:
             async with self._slots:
                 active = await self._builder.build(record, progress, resumed=resumed)
+                seconds = time.perf_counter() - started
+                await self._announcements.conclude(active, "create", "end", seconds=round(seconds, 3))
         except (HypervisorUnavailable, Superseded):
             raise
         except Exception as error:
@@ -360,11 +361,9 @@ class Instances:
                 await in_thread(self._store.save, failing)
             await self._fail(failing, resumed=False)
         else:
-            seconds = time.perf_counter() - started
             log.info("instance.build.ended", seconds=round(seconds, 3))
             self._metrics.builds.labels("active", "").inc()
             self._metrics.build_seconds.observe(seconds)
-            self._announcements.create(active, "end", seconds=round(seconds, 3))
         finally:
             self._progress.pop(record.uuid, None)
 
@@ -372,19 +371,17 @@ class Instances:
         del resumed
         await self._builder.undo(record)
         failed = record.with_(state=State.ERROR, base_image=None)
-        await in_thread(self._store.save, failed)
         assert failed.fault is not None, "a build fails by an error"
+        await self._announcements.conclude(failed, "create", "error")
         self._metrics.builds.labels("error", failed.fault.code).inc()
-        self._announcements.create(failed, "error")
 
     async def _delete(self, record: Record, *, resumed: bool) -> None:
         del resumed
         self._announcements.delete(record, "start")
         await self._builder.undo(record)
-        await in_thread(self._store.save, record.deleted())
+        await self._announcements.conclude(record.deleted(), "delete", "end")
         log.info("instance.deleted")
         self._metrics.deletions.labels("deleted").inc()
-        self._announcements.delete(record, "end")
 
     def _stepped(self, record: Record, step: Step, seconds: float) -> None:
         self._metrics.step_seconds.labels(step).observe(seconds)

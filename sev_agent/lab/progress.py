@@ -87,4 +87,9 @@ class OnConsole:
 
     def _line(self, sign: str, name: str, started: float, last: str) -> None:
         took = time.monotonic() - started
-        self._console.print(f"{sign} {name:<22} {took:6.1f} s  [dim]{escape(last)}[/]", highlight=False, soft_wrap=True)
+        text = f"{sign} {name:<22} {took:6.1f} s  [dim]{escape(last)}[/]"
+        # A file or a pipe has no width to keep to.
+        if self._console.is_terminal:
+            self._console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+        else:
+            self._console.print(text, highlight=False, soft_wrap=True)

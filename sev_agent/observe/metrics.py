@@ -50,6 +50,12 @@ class Metrics:
             ("action", "outcome", "code"),
             registry=self.registry,
         )
+        self.notifications_dropped = Counter(
+            "sev_agent_notifications_dropped",
+            "Notifications dropped because too many waited for the broker, by event type.",
+            ("event_type",),
+            registry=self.registry,
+        )
         self.requests = Counter(
             "sev_agent_rpc_requests",
             "RPC requests, by method and outcome.",

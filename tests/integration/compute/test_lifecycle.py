@@ -19,11 +19,15 @@ from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.inventory import HostProviders
+from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, RecordStore, State
-from sev_agent.config import BuildsSection, HypervisorSection, PlacementSection
+from sev_agent.config import BuildsSection, HypervisorSection, NotificationsSection, PlacementSection
 from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.messaging import envelope
+from sev_agent.messaging.envelope import Priority
 from sev_agent.messaging.notifications import Notifier
+from sev_agent.messaging.spool import Spool
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.identity import NoIdentity
@@ -48,13 +52,17 @@ CHANGES = [
 ]
 
 
-class Deaf:
+class Ear:
     """Takes what would go to the broker."""
+
+    can_send = True
 
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    async def send(self, notification: Any) -> None:
+    async def publish(self, body: bytes, priority: Priority) -> None:
+        notification = envelope.decode_notification(envelope.unpack(body, max_bytes=len(body)))
+        assert notification.priority is priority
         self.heard.append(notification.event_type.removeprefix("sev.instance."))
 
 
@@ -65,8 +73,10 @@ class Daemon:
         self.store = RecordStore(machine.directory / "instances")
         self.store.open()
         domains = machine.libvirt.domains
-        self.ear = Deaf()
-        announcements = Announcements(cast("Notifier", self.ear), machine.name)
+        self.ear = Ear()
+        spool = Spool(machine.directory / "notifications")
+        outbox = Outbox(cast("Notifier", self.ear), spool, self.store, NotificationsSection())
+        outbox.open()
         self.accounting = Accounting(
             placement=machine.placement,
             providers=HostProviders(machine.placement, machine.name),
@@ -91,7 +101,7 @@ class Daemon:
             builder=builder,
             power=self.power,
             accounting=self.accounting,
-            announcements=announcements,
+            announcements=Announcements(outbox, self.store, machine.name),
             metrics=Metrics(),
             settings=BuildsSection(stop_timeout=0.01),
             on_postponed=lambda: None,
@@ -106,7 +116,7 @@ class Daemon:
             start=self.instances.start_again,
         )
         self.host_boot.prepare()
-        parts = (announcements, self.accounting, self.instances, self.host_boot)
+        parts = (outbox, self.accounting, self.instances, self.host_boot)
         self.tasks = [asyncio.create_task(part.run()) for part in parts]
         self.tasks.append(asyncio.create_task(self._pump(machine.libvirt)))
 

@@ -1,7 +1,7 @@
 """Two daemons configured by mistake for one host name, on a real RabbitMQ."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
@@ -9,97 +9,113 @@ import pytest
 from sev_agent.errors import HostTaken
 from sev_agent.messaging.broker import Broker, BrokerUnavailable
 from sev_agent.messaging.host_lock import HostLock, lock_name
-from tests.integration.messaging.conftest import Run
 from tests.proxy import Proxy
 from tests.rabbitmq import RabbitNode
 
-Daemon: TypeAlias = Callable[..., "tuple[Broker, asyncio.Task[None]]"]
 
+class Daemon:
+    """The connection of one daemon. ``busy`` is set once it was told that its name is another connection's."""
 
-@pytest.fixture
-def daemon(host: str) -> Daemon:
-    """Starts the connection of a daemon for ``host``; whoever asks for it ends its task."""
-
-    def started(url: str, *, at_start: float = 0.5, after_loss: float = 5) -> tuple[Broker, "asyncio.Task[None]"]:
-        broker = Broker(
+    def __init__(self, url: str, host: str, *, at_start: float, after_loss: float) -> None:
+        self.busy = asyncio.Event()
+        self.broker = Broker(
             url,
             connection_name="tests",
             connect_timeout=5,
             reconnect_max=0.2,
             publish_timeout=5,
             claim=HostLock(host, at_start=at_start, after_loss=after_loss).take,
+            on_change=self._on_change,
         )
-        return broker, asyncio.create_task(broker.run())
+        self.task = asyncio.create_task(self.broker.run())
+
+    async def is_told_busy(self) -> None:
+        async with asyncio.timeout(10):
+            await self.busy.wait()
+        assert not self.broker.is_up
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task}, timeout=10)
+        assert self.task.cancelled()
+
+    def _on_change(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        fault = self.broker.fault
+        if not is_up and fault is not None and fault.code == "host.busy":
+            self.busy.set()
+
+
+Start: TypeAlias = Callable[..., Daemon]
+
+
+@pytest.fixture
+def start(host: str) -> Start:
+    def started(url: str, *, at_start: float = 0.5, after_loss: float = 5) -> Daemon:
+        return Daemon(url, host, at_start=at_start, after_loss=after_loss)
 
     return started
 
 
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task}, timeout=10)
-    assert task.cancelled()
+def _through(proxy: Proxy, node: RabbitNode) -> str:
+    return node.url.replace(str(node.port), str(proxy.port))
 
 
-async def test_second_is_refused(node: RabbitNode, daemon: Daemon, host: str) -> None:
+async def test_second_is_refused(node: RabbitNode, start: Start, host: str) -> None:
     """The second daemon never gets a link, ends with the reason, and harms the first one in nothing."""
-    first, task = daemon(node.url)
-    link = await first.wait_up(10)
-    second, refused = daemon(node.url)
-    with pytest.raises(HostTaken, match=host) as error:
-        await asyncio.wait_for(refused, 10)
-    assert lock_name(host) in str(error.value.remedy)
-    assert not second.is_up
-    assert first.is_up
+    first = start(node.url)
+    link = await first.broker.wait_up(10)
+    second = start(node.url)
+    with pytest.raises(HostTaken, match=host) as refused:
+        await asyncio.wait_for(second.task, 10)
+    assert lock_name(host) in str(refused.value.remedy)
+    assert not second.broker.is_up
+    assert first.broker.is_up
     assert not link.lost.is_set()
-    await _ended(task)
+    await first.end()
 
 
-async def test_next_after_the_first(node: RabbitNode, daemon: Daemon) -> None:
+async def test_next_after_the_first(node: RabbitNode, start: Start) -> None:
     """Once the first daemon has ended, another one may start."""
-    first, task = daemon(node.url)
-    await first.wait_up(10)
-    await _ended(task)
-    second, task = daemon(node.url)
-    await second.wait_up(10)
-    await _ended(task)
+    first = start(node.url)
+    await first.broker.wait_up(10)
+    await first.end()
+    second = start(node.url)
+    await second.broker.wait_up(10)
+    await second.end()
 
 
-async def test_start_while_the_dying_one_goes(node: RabbitNode, daemon: Daemon) -> None:
-    """A start within the first moments after the predecessor's end waits for its name and gets it."""
-    first, dying = daemon(node.url)
-    await first.wait_up(10)
-    second, task = daemon(node.url, at_start=10)
-    while second.fault is None or second.fault.code != "host.busy":
-        await asyncio.sleep(0.01)
-    assert not second.is_up
-    await _ended(dying)
-    await second.wait_up(10)
-    await _ended(task)
+async def test_start_while_the_last_one_goes(node: RabbitNode, start: Start) -> None:
+    """A start within the first moments of its predecessor's end waits for the name, and gets it."""
+    first = start(node.url)
+    await first.broker.wait_up(10)
+    second = start(node.url, at_start=10)
+    await second.is_told_busy()
+    await first.end()
+    await second.broker.wait_up(10)
+    await second.end()
 
 
-async def test_own_half_dead_connection(node: RabbitNode, daemon: Daemon, proxy: Proxy) -> None:
+async def test_own_half_dead_connection(node: RabbitNode, start: Start, proxy: Proxy) -> None:
     """After a loss that the broker has not seen yet, the daemon waits without a link, and gets its name back."""
-    own, task = daemon(node.url.replace(str(node.port), str(proxy.port)), at_start=0.01, after_loss=30)
-    await own.wait_up(10)
+    daemon = start(_through(proxy, node), at_start=0.01, after_loss=30)
+    await daemon.broker.wait_up(10)
     proxy.strand()
-    while own.fault is None or own.fault.code != "host.busy":
-        await asyncio.sleep(0.01)
-    assert not own.is_up
+    await daemon.is_told_busy()
     with pytest.raises(BrokerUnavailable, match="another connection"):
-        await own.wait_up(1)
+        await daemon.broker.wait_up(1)
     proxy.end()
-    await own.wait_up(10)
-    await _ended(task)
+    await daemon.broker.wait_up(10)
+    await daemon.end()
 
 
-async def test_name_lost_for_good(node: RabbitNode, daemon: Daemon, proxy: Proxy) -> None:
-    """A daemon whose name was taken while it was cut off ends in a bounded time, and says why."""
-    first, task = daemon(node.url.replace(str(node.port), str(proxy.port)), after_loss=0.5)
-    await first.wait_up(10)
+async def test_name_lost_for_good(node: RabbitNode, start: Start, proxy: Proxy) -> None:
+    """A daemon whose name was taken while it was cut off ends within its patience, and says why."""
+    first = start(_through(proxy, node), after_loss=0.5)
+    await first.broker.wait_up(10)
     proxy.refuse()
-    second, other = daemon(node.url, at_start=10)
-    await second.wait_up(10)
+    second = start(node.url, at_start=10)
+    await second.broker.wait_up(10)
     proxy.accept()
     with pytest.raises(HostTaken):
-        await asyncio.wait_for(task, 10)
-    await _ended(other)
+        await asyncio.wait_for(first.task, 10)
+    await second.end()

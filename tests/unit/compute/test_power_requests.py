@@ -9,12 +9,14 @@ from uuid import uuid4
 
 import pytest
 
+from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.instances import InstanceNotFound
 from sev_agent.compute.power_change import WrongState
-from sev_agent.compute.progress import Progress
 from sev_agent.compute.record import JournalFailed, Record, RecordStore, State
 from sev_agent.errors import Conflict, Exhausted, InvalidRequest, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.messaging.spool import Letter
+from sev_agent.schema import Phase
 from tests.requests import instance, record
 from tests.unit.compute.test_instances import PATIENCE, Host, start
 
@@ -344,15 +346,14 @@ async def test_delete_waits_for_what_cannot_be_cancelled(host: Host) -> None:
 async def test_stop_as_a_build_ends(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that comes as soon as the journal says active takes nothing from the build, its notification included."""
     asked = instance()
-    build, saved, may_end = host.builder.build, asyncio.Event(), asyncio.Event()
+    conclude, saved, may_end = Announcements.conclude, asyncio.Event(), asyncio.Event()
 
-    async def slow(record: Record, progress: Progress, *, resumed: bool) -> Record:
-        active = await build(record, progress, resumed=resumed)
+    async def slow(told: Announcements, record: Record, action: str, phase: Phase, **details: Any) -> None:
+        await conclude(told, record, action, phase, **details)
         saved.set()
         await may_end.wait()
-        return active
 
-    monkeypatch.setattr(host.builder, "build", slow)
+    monkeypatch.setattr(Announcements, "conclude", slow)
     host.builder.go.set()
     host.power.go.set()
     await host.instances.build(asked, "req-1")
@@ -364,6 +365,7 @@ async def test_stop_as_a_build_ends(host: Host, monkeypatch: pytest.MonkeyPatch)
     await host.ear.until(asked.uuid, "stop.end")
 
     assert host.ear.of(asked.uuid) == ["create.start", "create.progress", "create.end", "stop.start", "stop.end"]
+    assert host.counted("active") == 1
 
 
 async def test_hard_reboot_as_a_soft_one_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,11 +374,11 @@ async def test_hard_reboot_as_a_soft_one_fails(host: Host, monkeypatch: pytest.M
     save, loop = RecordStore.save, asyncio.get_running_loop()
     host.power.faults = [Conflict("it hangs")]
 
-    def late(store: RecordStore, record: Record) -> None:
+    def late(store: RecordStore, record: Record, *, owing: Letter | None = None) -> None:
         if record.state is HARD:
             loop.call_soon_threadsafe(host.power.go.set)
             time.sleep(0.05)
-        save(store, record)
+        save(store, record, owing=owing)
 
     monkeypatch.setattr(RecordStore, "save", late)
     await host.instances.change_power(known.uuid, SOFT, "req-2")
@@ -412,7 +414,7 @@ async def test_request_that_cannot_be_written_down(host: Host, monkeypatch: pyte
     """Without a journal nothing is accepted and nothing begins."""
     known = has(host, State.ACTIVE)
 
-    def full(_: RecordStore, __: Record) -> None:
+    def full(_: RecordStore, __: Record, **___: object) -> None:
         raise JournalFailed("no space")
 
     monkeypatch.setattr(RecordStore, "save", full)
