@@ -65,7 +65,7 @@ def build(
 ) -> None:
     """Build an encrypted instance, and show the steps as they end."""
     with output.errors():
-        instance = {
+        instance: dict[str, Any] = {
             "uuid": parse_uuid(uuid) if uuid else str(uuid4()),
             "name": name,
             "flavor": {
@@ -77,8 +77,9 @@ def build(
             },
             "image": {"id": image},
             "networks": [_network(text) for text in network or ()],
-            "auto_start": auto_start,
         }
+        if auto_start:
+            instance["auto_start"] = True
         if user_data is not None:
             instance["user_data"] = _encoded(user_data)
         parse(BuildArguments, {"instance": instance})
