@@ -1,11 +1,12 @@
 """The journal of notifications survives a crash at any byte, damage, and a disk that is full."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from structlog.testing import capture_logs
@@ -14,6 +15,16 @@ from sev_agent.messaging.envelope import Priority
 from sev_agent.messaging.spool import Letter, Spool
 
 JOURNAL = "spool.journal"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def synced() -> Iterator[list[int]]:
+    """Counts what is flushed to the disk, and spares the tests the wait."""
+    descriptors: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", descriptors.append)
+        patch.setattr(os, "fdatasync", descriptors.append)
+        yield descriptors
 
 
 def letter(sequence: int, *, size: int = 20) -> Letter:
@@ -45,6 +56,19 @@ def test_letters_come_back_whole(tmp_path: Path) -> None:
     spool.commit([letter(3)], [1])
 
     assert Spool(tmp_path).open() == [letter(2), letter(3)]
+
+
+def test_flushed(tmp_path: Path, synced: list[int]) -> None:
+    """Letters are on the disk when the commit returns, in one flush for all; what left needs none."""
+    spool = Spool(tmp_path)
+    spool.open()
+    spool.commit([letter(1)], [])
+    synced.clear()
+    spool.commit([letter(2), letter(3)], [1])
+    assert len(synced) == 1
+    spool.commit([], [2])
+    assert len(synced) == 1
+    spool.close()
 
 
 def test_cut_at_every_byte(tmp_path: Path) -> None:
@@ -201,3 +225,4 @@ class CrashingSpool(RuleBasedStateMachine):
 
 
 TestCrashingSpool = CrashingSpool.TestCase
+TestCrashingSpool.settings = settings(max_examples=60, stateful_step_count=15)
