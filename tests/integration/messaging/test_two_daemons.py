@@ -58,7 +58,7 @@ async def _ended(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
 
 
 async def test_second_daemon_refuses_to_start(node: RabbitNode, host: str, tmp_path: Path) -> None:
-    """The same name, or the same state directory: status 75 and the reason; after a kill of the first, another starts."""
+    """The same name or state directory: status 75 and the reason; after a kill of the first, another starts."""
     first = await _start(_configured(tmp_path / "1.toml", url=node.url, host=host, state_dir=tmp_path / "state-1"))
     try:
         await _until(first, b"broker.up")
