@@ -24,6 +24,7 @@ log = structlog.stdlib.get_logger(__name__)
 _RETRY_FIRST = 0.2
 _RETRY_MAX = 5.0
 _MAX_HEADER = 1000
+_MAX_DOUBLINGS = 10
 UNKNOWN = "unknown"
 
 M = TypeVar("M", bound=BaseModel)
@@ -295,7 +296,9 @@ class RpcServer:
             await self._settle(received.incoming.ack())
             return
         # The delivery limit counts attempts; without a pause they would all be used up in the same bad moment.
-        await asyncio.sleep(min(_RETRY_FIRST * 2**received.earlier_deliveries, _RETRY_MAX))
+        # The count is a header, which a sender can set to any number.
+        doublings = min(received.earlier_deliveries, _MAX_DOUBLINGS)
+        await asyncio.sleep(min(_RETRY_FIRST * 2**doublings, _RETRY_MAX))
         await self._settle(received.incoming.nack(requeue=True))
 
     async def _reply(
