@@ -58,11 +58,15 @@ _BROKER_TASK = "broker"
 
 _ACTIONS = {
     "build_and_run_instance": "create",
+    "terminate_instance": "delete",
     "start_instance": "start",
     "stop_instance": "stop",
     "reboot_instance": "reboot",
 }
 """What a refused request of each method would have been, in notifications."""
+
+_MAX_TOLD = 64
+"""Characters of what stands in a refused request in place of a UUID, which may be anything."""
 
 
 async def run_agent(config: AgentConfig) -> None:
@@ -313,12 +317,15 @@ class _Agent:
         given = arguments or {}
         instance = given.get("instance")
         uuid = instance.get("uuid") if isinstance(instance, dict) else given.get("instance_uuid")
-        known = uuid if isinstance(uuid, str) else None
+        known = uuid[:_MAX_TOLD] if isinstance(uuid, str) else None
         await self._announcements.refused(known, context.request_id, error, action=action)
-        if action == "create":
-            self._metrics.builds.labels("refused", error.code).inc()
-        else:
-            self._metrics.power_changes.labels(action, "refused", error.code).inc()
+        match action:
+            case "create":
+                self._metrics.builds.labels("refused", error.code).inc()
+            case "delete":
+                self._metrics.deletions.labels("refused").inc()
+            case _:
+                self._metrics.power_changes.labels(action, "refused", error.code).inc()
 
     def _is_alive(self) -> bool:
         """Whether libvirt's thread turns and the broker's task goes on; to be asked at all shows that the loop does."""

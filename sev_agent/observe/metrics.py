@@ -42,7 +42,10 @@ class Metrics:
             registry=self.registry,
         )
         self.deletions = Counter(
-            "sev_agent_deletions", "Deletions that ended, by outcome.", ("outcome",), registry=self.registry
+            "sev_agent_deletions",
+            "Deletions that ended, and requests for one that were refused, by outcome.",
+            ("outcome",),
+            registry=self.registry,
         )
         self.power_changes = Counter(
             "sev_agent_power_changes",

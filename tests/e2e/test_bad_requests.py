@@ -109,6 +109,18 @@ async def test_bad_request_as_cast(agent: AgentProcess, cloud: Cloud, ear: Ear, 
     await no_trace(cloud, request)
 
 
+async def test_bad_delete_as_cast(agent: AgentProcess, cloud: Cloud, ear: Ear) -> None:
+    """A delete of what is no UUID is told as its error, dead-lettered with the field, and counted."""
+    before = await agent.metrics()
+    await cloud.cast("terminate_instance", instance_uuid="not-a-uuid")
+    told = await ear.hear("not-a-uuid", "sev.instance.delete.error")
+    fault = told.payload["fault"]
+    assert isinstance(fault, dict)
+    assert (fault["code"], fault["field"]) == ("request.invalid", "instance_uuid")
+    assert (await dead_letter(cloud)).headers["x-sev-agent-field"] == "instance_uuid"
+    await counted(agent, before, "sev_agent_deletions_total", outcome="refused")
+
+
 async def test_every_fault_is_told_at_once(agent: AgentProcess, cloud: Cloud) -> None:
     """A request with several faults is answered with all of them."""
     request = cloud.request(flavor__vcpus=0, flavor__memory_mb=1, name="<b>")
