@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from sev_agent.errors import SevAgentError
 
@@ -19,6 +19,19 @@ _FOREIGN_PREFIX = "SEV_AGENT_LAB"
 
 _DELIMITER = "__"
 
+
+def _is_absolute(path: Path) -> Path:
+    # They are told to libvirt and QEMU, which work in another directory.
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _machine_name() -> str:
+    return socket.gethostname()
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_is_absolute)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 
@@ -36,8 +49,14 @@ class Section(BaseModel):
 class HostSection(Section):
     """Who this host is, and where its state lives."""
 
-    name: str = Field(default_factory=socket.gethostname, min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")
-    state_dir: Path = Path("/var/lib/sev-agent")
+    name: str = Field(
+        default_factory=_machine_name,
+        validate_default=True,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]+$",
+    )
+    state_dir: AbsolutePath = Path("/var/lib/sev-agent")
 
 
 class HypervisorSection(Section):
@@ -49,8 +68,8 @@ class HypervisorSection(Section):
 
     uri: str = Field(default="qemu:///system", min_length=1)
     virt_type: Literal["kvm", "qemu"] = "kvm"
-    emulator: Path = Path("/usr/bin/qemu-system-x86_64")
-    firmware_dirs: tuple[Path, ...] = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+    emulator: AbsolutePath = Path("/usr/bin/qemu-system-x86_64")
+    firmware_dirs: tuple[AbsolutePath, ...] = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
     keepalive_interval: int = Field(default=5, ge=1, le=60)
     keepalive_count: int = Field(default=3, ge=1, le=20)
     threads: int = Field(default=4, ge=2, le=64)
@@ -62,7 +81,7 @@ class HypervisorSection(Section):
 class EncryptionSection(Section):
     """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read."""
 
-    platform_root: Path = Path("/")
+    platform_root: AbsolutePath = Path("/")
     limit: int | None = Field(default=None, ge=1, le=100_000)
 
 
@@ -191,6 +210,8 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfi
     a value of the wrong type or out of bounds, one that another value demands.
     """
     values = _read(path)
+    # Without its section, a fault of the machine's own name would be told without its path, and alone.
+    values.setdefault("host", {})
     faults = _override(values, os.environ if environment is None else environment)
     try:
         config = AgentConfig.model_validate(values)

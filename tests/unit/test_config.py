@@ -111,6 +111,23 @@ class TestFile:
         assert (config.host.name, config.host.state_dir) == ("h1", Path("/srv/x"))
         assert config.hypervisor.firmware_dirs == (Path("/a"),)
 
+    @pytest.mark.parametrize(
+        "name", ["host.state_dir", "hypervisor.emulator", "hypervisor.firmware_dirs.0", "encryption.platform_root"]
+    )
+    def test_relative_path(self, path: Path, name: str) -> None:
+        """A path that libvirt or QEMU would look for elsewhere is refused."""
+        section, key, *in_list = name.split(".")
+        value = '["here"]' if in_list else '"here"'
+        path.write_text(f'[auth]\ntype = "none"\n[{section}]\n{key} = {value}\n')
+        with pytest.raises(ConfigurationError, match=rf"\n  {name}: .*must be an absolute path"):
+            load(path, {})
+
+    def test_host_name_of_the_machine(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The machine's own name is checked as one in the file is: it becomes the name of queues."""
+        monkeypatch.setattr(socket, "gethostname", lambda: "bad name")
+        with pytest.raises(ConfigurationError, match=r"\n  host\.name: "):
+            load(path, {})
+
     def test_every_fault_at_once(self, path: Path) -> None:
         """All that is wrong is told in one go, each with its path."""
         path.write_text(
