@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -45,12 +46,12 @@ export OS_USER_DOMAIN_NAME=Default
 export OS_PROJECT_DOMAIN_NAME=Default
 export OS_REGION_NAME={region}
 export SEV_AGENT_BROKER_URL='{rabbit_url}'
-export PATH="{tools}:$PATH"
+export PATH={tools}:"$PATH"
 """
 # The host that commands ask which name none.
 _OPENRC_HOST = """\
 export SEV_AGENT_HOST={name}
-export LIBVIRT_DEFAULT_URI='{uri}'
+export LIBVIRT_DEFAULT_URI={uri}
 """
 
 
@@ -311,10 +312,10 @@ class Lab:
             password=self._state.password,
             region=openstack.REGION,
             rabbit_url=self.rabbit_url,
-            tools=self._link_tools(),
+            tools=shlex.quote(str(self._link_tools())),
         )
         for first in self.hosts[:1]:
-            text += _OPENRC_HOST.format(name=first.name, uri=first.uri)
+            text += _OPENRC_HOST.format(name=first.name, uri=shlex.quote(first.uri))
         write_durably(self.directory / "openrc", text.encode())
 
     def _link_tools(self) -> Path:
