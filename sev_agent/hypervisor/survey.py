@@ -44,7 +44,8 @@ def state_of(number: int) -> DomainState:
 class Guest:
     """A domain of this host, whoever made it.
 
-    ``generation`` is None if it is not encrypted, ``metadata`` if this agent did not build it. ``memory_mb`` is MiB.
+    ``generation`` is None if it is not encrypted, ``metadata`` if this agent did not build it; ``is_novas`` if Nova
+    did. ``memory_mb`` is MiB.
     """
 
     uuid: UUID
@@ -54,6 +55,7 @@ class Guest:
     metadata: GuestMetadata | None
     vcpus: int
     memory_mb: int
+    is_novas: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -87,6 +89,7 @@ def survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> Su
                 metadata=facts.metadata,
                 vcpus=facts.vcpus,
                 memory_mb=facts.memory_mb,
+                is_novas=facts.is_novas,
             )
         )
     return Survey(tuple(guests), learnt)

@@ -10,8 +10,10 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
-from sev_agent.compute.accounting import Accounting, Reconciliation
-from sev_agent.compute.inventory import HostProviders, HostResources
+from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.drift import Reconciliation
+from sev_agent.compute.inventory import HostResources
+from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
@@ -82,10 +84,12 @@ def merged(by_provider: Mapping[UUID, Resources]) -> dict[str, int]:
     return {name: amount for amounts in by_provider.values() for name, amount in amounts.items()}
 
 
-FULL_SIZE = {"VCPU": 2, "MEMORY_MB": 64, "DISK_GB": 1, RESOURCE_CLASS: 1}
+OVERHEAD = PlacementSection().guest_overhead_mb
+
+FULL_SIZE = {"VCPU": 2, "MEMORY_MB": 64 + OVERHEAD, "DISK_GB": 1, RESOURCE_CLASS: 1}
 """What a running guest of ``tests.requests`` holds."""
 
-UNMANAGED_SIZE = {"VCPU": 2, "MEMORY_MB": 64, RESOURCE_CLASS: 1}
+UNMANAGED_SIZE = {"VCPU": 2, "MEMORY_MB": 64 + OVERHEAD, RESOURCE_CLASS: 1}
 """What an encrypted guest of ``tests.libvirt_host`` holds that this agent did not build."""
 
 
@@ -115,7 +119,7 @@ async def host(placement_url: str, session: aiohttp.ClientSession, tmp_path: Pat
         assert await libvirt.next_change()
         accounting = Accounting(
             placement=placement,
-            providers=HostProviders(placement, name),
+            providers=OwnTree(placement, name),
             domains=libvirt.domains,
             store=store,
             settings=settings,

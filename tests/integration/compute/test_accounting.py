@@ -209,7 +209,7 @@ async def test_used_slots_after_a_restart(host: CountingHost) -> None:
     await registered(host)
     await built(host)
     await host.reconcile()
-    host.accounting._held.clear()
+    host.accounting._ledger._held.clear()
     host.accounting._verified = None
 
     methods = await host.requests_of(host.reconcile)
@@ -324,13 +324,13 @@ async def test_build_that_ends_during_a_comparison(host: CountingHost) -> None:
     await registered(host)
     host.accounting._verified = None
     built_meanwhile: list[UUID] = []
-    read = host.accounting._held_by_all
+    read = host.accounting._ledger.read
 
     async def read_late(tree: object) -> object:
         built_meanwhile.append(await built(host))
         return await read(tree)  # type: ignore[arg-type]
 
-    host.accounting._held_by_all = read_late  # type: ignore[method-assign, assignment]
+    host.accounting._ledger.read = read_late  # type: ignore[method-assign, assignment]
     outcome = await host.reconcile()
 
     assert outcome.is_clean

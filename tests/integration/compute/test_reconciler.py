@@ -107,7 +107,7 @@ async def test_difference_is_counted(host: CountingHost, start: Start) -> None:
     run.reconciler.soon()
     await soon(run.succeeded.get())
 
-    assert run.metrics.registry.get_sample_value("sev_agent_drift_total") == 1
+    assert run.metrics.registry.get_sample_value("sev_agent_drift_total", {"kind": "missing", "repaired": "true"}) == 1
     assert run.metrics.registry.get_sample_value("sev_agent_last_reconciliation_timestamp_seconds") == pytest.approx(
         datetime.now(UTC).timestamp(), abs=60
     )
