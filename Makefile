@@ -11,9 +11,9 @@ export SEV_AGENT_LAB_CACHE ?= /var/cache/sev-agent-lab
 .PHONY: help demo down test test-unit test-integration test-e2e lint bench clean
 
 help: ## Show what there is.
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Bring a lab up, boot an encrypted guest in it, show the evidence.
+demo: $(STAMP) ## Bring a lab up, boot a guest in it, show the evidence.
 	$(RUN)/sev-agent demo
 
 down: $(STAMP) ## End the lab that the demo left up.
@@ -21,13 +21,13 @@ down: $(STAMP) ## End the lab that the demo left up.
 
 test: lint test-unit test-integration test-e2e ## Run everything that CI runs.
 
-test-unit: $(STAMP) ## Run what needs no services: seconds.
+test-unit: $(STAMP) test-packages ## Run what needs no services: seconds.
 	$(RUN)/pytest tests/unit
 
-test-integration: $(STAMP) lab-packages ## Run each adapter against its real service.
+test-integration: $(STAMP) test-packages ## Run each adapter against its real service.
 	$(RUN)/pytest tests/integration
 
-test-e2e: $(STAMP) lab-packages ## Boot real guests on a lab of the tests' own.
+test-e2e: $(STAMP) test-packages ## Boot real guests on a lab of the tests' own.
 	$(RUN)/pytest tests/e2e
 
 lint: $(STAMP) ## Check style and types.
@@ -35,19 +35,20 @@ lint: $(STAMP) ## Check style and types.
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
-bench: $(STAMP) lab-packages ## Measure against bare libvirt; writes build/bench.json.
+bench: $(STAMP) test-packages ## Measure against bare libvirt, into build/bench.json.
 	$(RUN)/python -m tests.bench
 
-clean: ## Remove what was built here; the lab and its cache stay.
+clean: ## Remove what was built here; the lab stays.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: lab-packages
-lab-packages: $(STAMP)
-	$(RUN)/python -m sev_agent.lab.packages --for lab
+.PHONY: test-packages
+test-packages:
+	@$(PYTHON) -m sev_agent.lab.packages --for tests
 
 # The package brings its C extension for libvirt, which is compiled here: so its headers come first.
 $(STAMP): pyproject.toml
-	$(PYTHON) -m sev_agent.lab.packages --for build
+	@$(PYTHON) -m sev_agent.lab.packages --for build
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	@echo "installing sev-agent and its tools into $(VENV), which takes a minute"
+	@$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

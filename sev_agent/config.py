@@ -77,6 +77,13 @@ class MessagingSection(Section):
     max_message_bytes: int = Field(default=1024 * 1024, ge=4096, le=16 * 1024 * 1024)
 
 
+class NotificationsSection(Section):
+    """How many notifications, and MiB of them, are kept while the broker is away."""
+
+    max_count: int = Field(default=10_000, ge=100, le=1_000_000)
+    max_mb: int = Field(default=16, ge=1, le=256)
+
+
 class AuthSection(Section):
     """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only.
 
@@ -172,6 +179,7 @@ class AgentConfig(Section):
     hypervisor: HypervisorSection = Field(default_factory=HypervisorSection)
     encryption: EncryptionSection = Field(default_factory=EncryptionSection)
     messaging: MessagingSection = Field(default_factory=MessagingSection)
+    notifications: NotificationsSection = Field(default_factory=NotificationsSection)
     auth: AuthSection = Field(default_factory=AuthSection)
     glance: ServiceSection = Field(default_factory=ServiceSection)
     placement: PlacementSection = Field(default_factory=PlacementSection)

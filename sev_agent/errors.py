@@ -45,6 +45,12 @@ class Conflict(SevAgentError):
     code = "conflict"
 
 
+class HostTaken(Conflict):
+    """Another daemon serves this host already; two would undo each other's work."""
+
+    code = "host.taken"
+
+
 class Unavailable(SevAgentError):
     """A service that is needed cannot be reached, or does not answer in time."""
 

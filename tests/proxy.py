@@ -18,6 +18,9 @@ class Proxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._ending = asyncio.Event()
+        self._ending.set()
         self._refusing = False
         self.port = 0
         self.accepted = 0
@@ -58,6 +61,16 @@ class Proxy:
     def thaw(self) -> None:
         self._flowing.set()
 
+    def strand(self) -> None:
+        """Reset every connection towards its client, and let the server believe, until ``end``, that it lives."""
+        self._ending.clear()
+        for writer in self._clients:
+            writer.transport.abort()
+
+    def end(self) -> None:
+        """Let the server know of the ends that ``strand`` kept from it."""
+        self._ending.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             writer.transport.abort()
@@ -69,6 +82,7 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, upstream_writer}
+        self._clients.add(writer)
         for source, sink in ((reader, upstream_writer), (upstream_reader, writer)):
             pump = asyncio.create_task(self._pump(source, sink), name=f"proxy:{self.port}")
             self._pumps.add(pump)
@@ -80,7 +94,9 @@ class Proxy:
                 await self._flowing.wait()
                 sink.write(chunk)
                 await sink.drain()
+        await self._ending.wait()
         self._writers.discard(sink)
+        self._clients.discard(sink)
         with contextlib.suppress(OSError):
             sink.close()
             await sink.wait_closed()

@@ -15,12 +15,13 @@ from sev_agent.cli import output
 from sev_agent.cli.instance import follow_build, follow_deletion
 from sev_agent.cli.lab import Cache, Directory, bring_up
 from sev_agent.cli.remote import connected
+from sev_agent.domain.identity import domain_name
 from sev_agent.errors import SevAgentError
 from sev_agent.lab import evidence
 from sev_agent.lab.cloud import DEFAULT_DIRECTORY, Lab
 from sev_agent.lab.host import Host
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _READY: Final = "sev-agent-guest: ready"
 _GUEST_LINE: Final = "sev-agent-guest: "
@@ -42,12 +43,13 @@ def demo(directory: Directory = DEFAULT_DIRECTORY, cache: Cache = None) -> None:
     started = time.monotonic()
     with output.errors():
         lab = bring_up(directory, cache, hosts=1)
-        asyncio.run(_show(lab))
+        guest = asyncio.run(_show(lab))
     _screen.print(f"\nAll of it holds, after {time.monotonic() - started:.0f} s.", style="bold green")
-    _say_what_next(lab)
+    _say_what_next(lab, guest)
 
 
-async def _show(lab: Lab) -> None:
+async def _show(lab: Lab) -> UUID:
+    """Show it all; the value is the guest that stays."""
     host = lab.hosts[0]
     _chapter("The image, tagged as the method asks (Glance)")
     image = await evidence.image(lab, host)
@@ -87,6 +89,7 @@ async def _show(lab: Lab) -> None:
             _screen.print(f"  {line.strip()}", markup=False)
     if f"{_GUEST_LINE}uuid {uuid}" not in text:
         raise GuestSilent(f"the guest did not print its own UUID {uuid}")
+    return uuid
 
 
 async def _build(lab: Lab, host: Host, name: str) -> UUID:
@@ -155,19 +158,18 @@ def _chapter(title: str) -> None:
     _screen.print(Rule(title, align="left", style="cyan"))
 
 
-def _say_what_next(lab: Lab) -> None:
+def _say_what_next(lab: Lab, guest: UUID) -> None:
     where = "" if lab.directory == DEFAULT_DIRECTORY else f" --dir {shlex.quote(str(lab.directory))}"
-    host = lab.hosts[0].name
     _screen.print(
         f"""
 The lab stays up. What to try next:
   . {lab.directory}/openrc
-  export SEV_AGENT_HOST={host}
-  sev-agent instance list
-  sev-agent instance build --image {lab.image_id} --network user
-  sev-agent instance console UUID
-  sev-agent instance delete UUID
   sev-agent lab status{where}
+  sev-agent instance list
+  sev-agent instance console {guest}
+  virsh dumpxml {domain_name(guest)}
+  sev-agent instance build --network user --image {lab.image_id}
+  sev-agent instance delete {guest}
 And to stop it:
   sev-agent lab down{where}     (or: make down)""",
         markup=False,

@@ -19,10 +19,13 @@ from sev_agent.messaging.envelope import Notification
 from sev_agent.messaging.notifications import subscribe
 from sev_agent.schema import BuildArguments, parse
 
-app = typer.Typer(help="Build, list, show and delete the instances of one host.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build, list, show and delete the instances of one host.", no_args_is_help=True, add_completion=False
+)
 
 _ASK_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
+_ROOMY: Final = 110
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
 
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
@@ -89,20 +92,22 @@ def list_(host: HostName, broker: BrokerUrl = _DEFAULT_BROKER, as_json: output.J
     if as_json:
         output.print_json(views)
         return
-    table = output.table("uuid", "name", "state", "generation", "vcpus", "memory", "disk", "created")
+    screen = output.screen()
+    # On the usual 80 columns, what fits beside a UUID; 'show' has the rest.
+    more = ("encryption", "created") if screen.width >= _ROOMY else ()
+    table = output.table("uuid", "name", "state", "vcpus", "memory", "disk", *more)
     for view in views:
         flavor = view["flavor"]
-        table.add_row(
+        row = (
             output.cell(view["uuid"]),
             output.cell(view["name"]),
             output.state(view["state"]),
-            output.cell(view["generation"]),
             output.cell(flavor["vcpus"]),
             output.cell(f"{flavor['memory_mb']} MiB"),
             output.cell(f"{flavor['root_gb']} GiB"),
-            output.cell(view["created_at"][:19]),
         )
-    Console().print(table)
+        table.add_row(*row, *((output.cell(view["generation"]), output.cell(view["created_at"][:19])) if more else ()))
+    screen.print(table)
 
 
 @app.command()
@@ -278,7 +283,7 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
     if view["fault"]:
         pairs["fault"] = _fault(view)
     cells = {name: output.cell(value) for name, value in pairs.items()}
-    Console().print(output.details(cells | {"state": output.state(view["state"])}), highlight=False)
+    output.screen().print(output.details(cells | {"state": output.state(view["state"])}))
 
 
 def _fault(view: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sev_agent.cli import output
 from sev_agent.errors import SevAgentError
 from sev_agent.lab import packages
 from sev_agent.lab.cloud import DEFAULT_DIRECTORY, DEFAULT_SLOTS, Lab
@@ -24,9 +24,12 @@ from sev_agent.lab.supervisor import ServiceStatus, State, last_lines
 
 NOT_READY = 3
 _FOLLOW_INTERVAL = 0.25
-_WIDE = 400
 
-app = typer.Typer(help="A whole cloud on this machine, for trying, developing and testing.", no_args_is_help=True)
+app = typer.Typer(
+    help="A whole cloud on this machine, for trying, developing and testing.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 Directory = Annotated[
     Path, typer.Option("--dir", envvar="SEV_AGENT_LAB_DIR", help="Where the lab lives: every file of it is below.")
@@ -105,8 +108,7 @@ def status(
     elif not found:
         _say(f"There is no lab in {directory}.")
     else:
-        # A file or a pipe has no width to keep to.
-        Console(width=None if sys.stdout.isatty() else _WIDE).print(_table(found))
+        output.screen().print(_table(found))
     if not found or any(each.state is not State.READY for each in found):
         raise typer.Exit(NOT_READY)
 
@@ -193,13 +195,13 @@ def _follow(path: Path) -> None:
 
 def _table(found: Iterable[ServiceStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "kind", "pid", "state", "since", "address", "log"):
-        table.add_column(column, overflow="fold", no_wrap=column not in {"address", "log"})
+    for column in ("name", "state", "pid", "since", "address"):
+        table.add_column(column, overflow="fold", no_wrap=column != "address")
     colours = {State.READY: "green", State.STARTING: "yellow", State.STOPPED: "red"}
     for each in found:
         since = datetime.fromtimestamp(each.since, UTC).astimezone().strftime("%m-%d %H:%M:%S") if each.since else "-"
         state = f"[{colours[each.state]}]{each.state}[/]"
-        table.add_row(each.name, each.kind, str(each.pid or "-"), state, since, each.address or "-", str(each.log))
+        table.add_row(each.name, state, str(each.pid or "-"), since, each.address or "-")
     return table
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
@@ -19,6 +21,8 @@ UNAVAILABLE: Final = 5
 
 # ECMA-48, section 5.4: parameter bytes, intermediate bytes, a final byte; and 8.3.89, what sets a window's title.
 _CONTROL_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+
+_WIDE: Final = 400
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -68,10 +72,15 @@ def state(name: str) -> str:
     return f"[{_STATES.get(name, 'white')}]{cell(name)}[/]"
 
 
+def screen() -> Console:
+    """Standard output; as a file or a pipe it has no width to keep to."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE, highlight=False)
+
+
 def table(*columns: str) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        result.add_column(column, no_wrap=column in {"uuid", "state"}, overflow="fold")
+        result.add_column(column, no_wrap=column != "name", overflow="fold")
     return result
 
 

@@ -8,12 +8,15 @@ import typer
 
 from sev_agent import log
 from sev_agent.config import load
-from sev_agent.errors import SevAgentError
+from sev_agent.errors import HostTaken, SevAgentError
 
 CONFIG_FAULT = 78
 """``EX_CONFIG`` of sysexits.h: restarting does not help; the unit file names it too."""
 
-app = typer.Typer()
+HOST_TAKEN = 75
+"""``EX_TEMPFAIL``: another daemon has this host. It may be a leftover, so the service manager tries again, bounded."""
+
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -25,7 +28,8 @@ def run(
 ) -> None:
     """Run the daemon of this compute host until SIGTERM.
 
-    Exit status: 0 after a stop that was asked for, 78 when the configuration cannot be used, 1 otherwise.
+    Exit status: 0 after a stop that was asked for, 75 when another daemon serves this host, 78 when the
+    configuration cannot be used, 1 otherwise.
     """
     try:
         settings = load(config)
@@ -43,7 +47,7 @@ def run(
         asyncio.run(run_agent(settings))
     except SevAgentError as error:
         typer.echo(f"sev-agent: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(HOST_TAKEN if isinstance(error, HostTaken) else 1) from None
     except OSError as error:
         typer.echo(f"sev-agent: {error}", err=True)
         raise typer.Exit(1) from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,10 +17,12 @@ from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.methods import query_methods, work_methods
 from sev_agent.compute.nova_tree import NovaTree
+from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
+from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
 from sev_agent.errors import SevAgentError
@@ -29,8 +32,10 @@ from sev_agent.hypervisor.events import Lifecycle, LifecycleEvent
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.envelope import Arguments, RequestContext
+from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
+from sev_agent.messaging.spool import Spool
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
@@ -88,6 +93,7 @@ class _Agent:
         self._metrics = Metrics()
         self._health = Health(on_change=self._on_health)
         self._was_ready = False
+        self._state_lock = StateLock(config.host.state_dir, host)
         self._store = RecordStore(config.host.state_dir / "instances")
 
         self._gate_moved = asyncio.Event()
@@ -101,13 +107,21 @@ class _Agent:
 
         self._broker = Broker(
             config.messaging.url.get_secret_value(),
-            connection_name=f"sev-agent {host}",
+            connection_name=f"sev-agent {host}, process {os.getpid()} on {socket.gethostname()}",
             connect_timeout=config.messaging.connect_timeout,
             reconnect_max=config.messaging.reconnect_max,
             publish_timeout=config.messaging.publish_timeout,
+            claim=HostLock(host).take,
             on_change=self._on_broker,
         )
-        self._announcements = Announcements(Notifier(self._broker, publisher_id=f"sev_agent.{host}"), host)
+        self._outbox = Outbox(
+            Notifier(self._broker, publisher_id=f"sev_agent.{host}"),
+            Spool(config.host.state_dir / "notifications"),
+            self._store,
+            config.notifications,
+            on_dropped=lambda letter: self._metrics.notifications_dropped.labels(letter.event_type).inc(),
+        )
+        self._announcements = Announcements(self._outbox, self._store, host)
 
         self._cache = ImageCache(
             config.host.state_dir / "images", glance, config.images, in_use=bases_in_use(self._store)
@@ -170,8 +184,13 @@ class _Agent:
         self._observe()
 
     async def prepare(self) -> None:
-        """Open what is on disk. Raises ``OSError`` where the state directory cannot be used."""
+        """Open what is on disk.
+
+        Raises ``OSError`` where the state directory cannot be used, ``HostTaken`` where another daemon uses it.
+        """
+        await asyncio.to_thread(self._state_lock.take)
         await asyncio.to_thread(self._store.open)
+        await asyncio.to_thread(self._outbox.open)
         await self._cache.prepare()
 
     def start(self) -> None:
@@ -179,7 +198,7 @@ class _Agent:
         parts = {
             "hypervisor": self._hypervisor.run(),
             _BROKER_TASK: self._broker.run(),
-            "announcements": self._announcements.run(),
+            "outbox": self._outbox.run(),
             "http": self._http.run(),
             "accounting": self._accounting.run(),
             "instances": self._instances.run(),
@@ -267,7 +286,7 @@ class _Agent:
             return
         instance = (arguments or {}).get("instance")
         uuid = instance.get("uuid") if isinstance(instance, dict) else None
-        self._announcements.refused(uuid if isinstance(uuid, str) else None, context.request_id, error)
+        await self._announcements.refused(uuid if isinstance(uuid, str) else None, context.request_id, error)
         self._metrics.builds.labels("refused", error.code).inc()
 
     def _is_alive(self) -> bool:
@@ -311,7 +330,7 @@ class _Agent:
             "sev_agent_notifications_waiting",
             "Notifications that the broker has not taken yet.",
             (),
-            lambda: [((), float(self._announcements.waiting))],
+            lambda: [((), float(self._outbox.waiting))],
         )
 
 

@@ -1,81 +1,65 @@
-"""What this host tells the world: notifications, queued in order and sent by one task."""
+"""What this host tells the world: its notifications, and what stands in them."""
 
-import asyncio
-from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-import structlog
-
-from sev_agent.compute.record import Record
-from sev_agent.errors import SevAgentError, Unavailable
+from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.record import Record, RecordStore
+from sev_agent.errors import SevAgentError
 from sev_agent.messaging.envelope import Notification, Priority, RequestContext
-from sev_agent.messaging.notifications import Notifier
+from sev_agent.messaging.spool import Letter
 from sev_agent.schema import Phase
-from sev_agent.uninterrupted import raise_if_cancelled
-
-log = structlog.stdlib.get_logger(__name__)
-
-MAX_WAITING: Final = 10_000
-"""Notifications kept while the broker is away; beyond it the oldest go, with a log line each."""
-
-_RETRY_SECONDS = 1.0
-_FLUSH_SECONDS = 2.0
+from sev_agent.uninterrupted import in_thread, uninterrupted
 
 
 class Announcements:
-    """Takes notifications at once, and sends them as the broker takes them, in order."""
+    """Makes notifications, and hands them to the outbox."""
 
-    def __init__(self, notifier: Notifier, host: str) -> None:
-        self._notifier = notifier
+    def __init__(self, outbox: Outbox, store: RecordStore, host: str) -> None:
+        self._outbox = outbox
+        self._store = store
         self._host = host
-        self._waiting: deque[Notification] = deque()
-        self._arrived = asyncio.Event()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    async def run(self) -> None:
-        """Send until cancelled; then send what is left, within two seconds."""
-        try:
-            while True:
-                raise_if_cancelled()
-                await self._arrived.wait()
-                self._arrived.clear()
-                await self._send_all()
-        finally:
-            try:
-                async with asyncio.timeout(_FLUSH_SECONDS):
-                    while self._waiting:
-                        await self._send_first()
-            except (SevAgentError, TimeoutError) as error:
-                log.warning("announcements.unsent", left=self.waiting, error=str(error))
 
     def create(self, record: Record, phase: Phase, **details: Any) -> None:
-        """``sev.instance.create.<phase>``."""
-        self._about(record, "create", phase, details)
+        """``sev.instance.create.<phase>``, for a start or a progress; a crash may lose it."""
+        self._outbox.post(self._about(record, "create", phase, details))
 
     def delete(self, record: Record, phase: Phase, **details: Any) -> None:
-        """``sev.instance.delete.<phase>``."""
-        self._about(record, "delete", phase, details)
+        """``sev.instance.delete.<phase>``, as ``create``."""
+        self._outbox.post(self._about(record, "delete", phase, details))
 
-    def deleted(self, uuid: UUID, request_id: str) -> None:
-        """``sev.instance.delete.end`` for an instance that this host does not have any more."""
-        self._put("sev.instance.delete.end", {"instance_uuid": str(uuid), "state": "deleted"}, request_id)
+    async def conclude(self, record: Record, action: str, phase: Phase, **details: Any) -> None:
+        """Save ``record`` and tell ``sev.instance.<action>.<phase>`` of it: both, or neither, whatever happens.
 
-    def refused(self, uuid: str | None, request_id: str, error: SevAgentError) -> None:
-        """``sev.instance.create.error`` for a build that was never accepted."""
+        For the end or the error of an operation. Raises what ``RecordStore.save`` raises; then nothing is told.
+        """
+        await uninterrupted(self._conclude(record, self._about(record, action, phase, details)))
+
+    async def _conclude(self, record: Record, letter: Letter) -> None:
+        await in_thread(self._store.save, record, owing=letter)
+        self._outbox.post(letter, owed_by=record.uuid)
+
+    async def deleted(self, uuid: UUID, request_id: str) -> None:
+        """``sev.instance.delete.end`` for an instance that this host does not have any more.
+
+        Returns once it is safe, so that the request may be acknowledged.
+        """
+        payload = {"instance_uuid": str(uuid), "state": "deleted"}
+        await self._outbox.post_safely(self._letter("sev.instance.delete.end", payload, request_id))
+
+    async def refused(self, uuid: str | None, request_id: str, error: SevAgentError) -> None:
+        """``sev.instance.create.error`` for a build that was never accepted. Returns once it is safe."""
         fault = {"code": error.code, "message": error.message, "field": error.field, "remedy": error.remedy}
         payload = {"instance_uuid": uuid, "state": "refused", "fault": fault}
-        self._put("sev.instance.create.error", payload, request_id, Priority.ERROR)
+        letter = self._letter("sev.instance.create.error", payload, request_id, Priority.ERROR)
+        await self._outbox.post_safely(letter)
 
     def host(self, what: str, details: Mapping[str, Any]) -> None:
         """``sev.host.<what>``."""
-        self._put(f"sev.host.{what}", details, None)
+        self._outbox.post(self._letter(f"sev.host.{what}", details, None))
 
-    def _about(self, record: Record, action: str, phase: Phase, details: Mapping[str, Any]) -> None:
+    def _about(self, record: Record, action: str, phase: Phase, details: Mapping[str, Any]) -> Letter:
         payload = {
             "instance_uuid": str(record.uuid),
             "name": record.instance.name,
@@ -86,35 +70,18 @@ class Announcements:
             **details,
         }
         priority = Priority.ERROR if phase == "error" else Priority.INFO
-        self._put(f"sev.instance.{action}.{phase}", payload, record.request_id, priority)
+        return self._letter(f"sev.instance.{action}.{phase}", payload, record.request_id, priority)
 
-    def _put(
+    def _letter(
         self, event_type: str, payload: Mapping[str, Any], request_id: str | None, priority: Priority = Priority.INFO
-    ) -> None:
+    ) -> Letter:
         context = RequestContext(request_id=request_id) if request_id else RequestContext()
-        notification = Notification(
-            event_type=event_type,
-            payload={"host": self._host, **payload},
-            publisher_id=f"sev_agent.{self._host}",
-            priority=priority,
-            context=context,
+        return self._outbox.letter(
+            Notification(
+                event_type=event_type,
+                payload={"host": self._host, **payload},
+                publisher_id=f"sev_agent.{self._host}",
+                priority=priority,
+                context=context,
+            )
         )
-        if len(self._waiting) == MAX_WAITING:
-            lost = self._waiting.popleft()
-            log.error("announcements.dropped", event_type=lost.event_type, message_id=lost.message_id)
-        self._waiting.append(notification)
-        self._arrived.set()
-
-    async def _send_all(self) -> None:
-        while self._waiting:
-            try:
-                await self._send_first()
-            except Unavailable:
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _send_first(self) -> None:
-        """It leaves the queue only when the broker has it: a stop in between may send it twice, but never loses it."""
-        notification = self._waiting[0]
-        await self._notifier.send(notification)
-        if self._waiting and self._waiting[0] is notification:
-            self._waiting.popleft()

@@ -64,7 +64,7 @@ class Builder:
         self._settings = settings
 
     async def build(self, record: Record, progress: Progress, *, resumed: bool) -> Record:
-        """Bring the guest of ``record`` up, and return its record as ``ACTIVE`` and saved.
+        """Bring the guest of ``record`` up, and return its record as ``ACTIVE``, which the caller saves.
 
         Raises what the first failing step raises; nothing is undone here. A ``resumed`` build takes up what an
         earlier run of the daemon left, a guest that runs already included.
@@ -74,7 +74,7 @@ class Builder:
             await self._accounting.claim(record)
         else:
             record = await self._bring_up(record, progress)
-        return await self._save(record.with_(state=State.ACTIVE))
+        return record.with_(state=State.ACTIVE)
 
     async def undo(self, record: Record) -> None:
         """Remove all that was made for ``record``: domain, files, allocation. Repeatable.
@@ -117,21 +117,21 @@ class Builder:
         async with AsyncExitStack() as lease:
             try:
                 async with asyncio.TaskGroup() as side_by_side:
-                    # The claim waits for the network, the files for the disk: neither waits for the other.
+                    # The claim waits for Placement, the files for the disk, the domain for libvirt: none waits for
+                    # another. Only the guest's first instruction waits for all of them.
                     side_by_side.create_task(self._claim(record, progress), name=f"claim-{record.uuid}")
                     side_by_side.create_task(self._config_drive(record, files, progress), name=f"drive-{record.uuid}")
-                    firmware = side_by_side.create_task(
-                        self._firmware(encryption, properties, files, progress), name=f"firmware-{record.uuid}"
+                    defined = side_by_side.create_task(
+                        self._define(record, properties, encryption, progress), name=f"define-{record.uuid}"
                     )
                     saved = side_by_side.create_task(
                         self._disk(record, image, files, lease, progress), name=f"disk-{record.uuid}"
                     )
             except BaseExceptionGroup as group:
                 _raise_first(group)
-            record = saved.result().with_(firmware=firmware.result().code)
+            record = saved.result().with_(firmware=defined.result().code)
             with progress.step(Step.START):
-                xml = self._domain(record, properties, encryption, firmware.result())
-                await uninterrupted(self._domains.define_and_start(xml))
+                await uninterrupted(self._domains.start(record.uuid))
         return record
 
     async def _claim(self, record: Record, progress: Progress) -> None:
@@ -159,14 +159,17 @@ class Builder:
             macs = [nic.mac for nic in nics(record.instance)]
             await uninterrupted(write_config_drive(files.config_drive, record.instance, macs))
 
-    async def _firmware(
-        self, encryption: EncryptionRequest, properties: ImageProperties, files: InstanceFiles, progress: Progress
+    async def _define(
+        self, record: Record, properties: ImageProperties, encryption: EncryptionRequest, progress: Progress
     ) -> FirmwareChoice:
         with progress.step(Step.FIRMWARE):
             found = await asyncio.to_thread(descriptors, self._settings.firmware_dirs)
             choice = choose_firmware(found, encryption.generation, machine=properties.machine_type)
-            await uninterrupted(create_nvram(choice.nvram_template, files.nvram))
-            return choice
+            await uninterrupted(create_nvram(choice.nvram_template, self._store.files(record.uuid).nvram))
+        with progress.step(Step.DEFINE):
+            # Half of libvirt's time for it goes into the check against its schema.
+            await uninterrupted(self._domains.define(self._domain(record, properties, encryption, choice)))
+        return choice
 
     def _domain(
         self, record: Record, image: ImageProperties, encryption: EncryptionRequest, firmware: FirmwareChoice

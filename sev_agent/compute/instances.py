@@ -130,7 +130,7 @@ class Instances:
         async with self._lock(uuid):
             record = self._store.get(uuid)
             if record is None or record.state is State.DELETED:
-                self._announcements.deleted(uuid, request_id)
+                await self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
                 await in_thread(self._store.save, record.with_(state=State.DELETING, request_id=request_id))
                 self._begin(uuid, self._replace(self._tasks.get(uuid), uuid))
@@ -231,6 +231,8 @@ class Instances:
         try:
             async with self._slots:
                 active = await self._builder.build(record, progress, resumed=resumed)
+                seconds = time.perf_counter() - started
+                await self._announcements.conclude(active, "create", "end", seconds=round(seconds, 3))
         except (HypervisorUnavailable, Superseded):
             raise
         except Exception as error:
@@ -248,11 +250,9 @@ class Instances:
                 await in_thread(self._store.save, failing)
             await self._fail(failing, resumed=False)
         else:
-            seconds = time.perf_counter() - started
             log.info("instance.build.ended", seconds=round(seconds, 3))
             self._metrics.builds.labels("active", "").inc()
             self._metrics.build_seconds.observe(seconds)
-            self._announcements.create(active, "end", seconds=round(seconds, 3))
         finally:
             self._progress.pop(record.uuid, None)
 
@@ -260,19 +260,17 @@ class Instances:
         del resumed
         await self._builder.undo(record)
         failed = record.with_(state=State.ERROR, base_image=None)
-        await in_thread(self._store.save, failed)
         assert failed.fault is not None, "a build fails by an error"
+        await self._announcements.conclude(failed, "create", "error")
         self._metrics.builds.labels("error", failed.fault.code).inc()
-        self._announcements.create(failed, "error")
 
     async def _delete(self, record: Record, *, resumed: bool) -> None:
         del resumed
         self._announcements.delete(record, "start")
         await self._builder.undo(record)
-        await in_thread(self._store.save, record.deleted())
+        await self._announcements.conclude(record.deleted(), "delete", "end")
         log.info("instance.deleted")
         self._metrics.deletions.labels("deleted").inc()
-        self._announcements.delete(record, "end")
 
     def _stepped(self, record: Record, step: Step, seconds: float) -> None:
         self._metrics.step_seconds.labels(step).observe(seconds)

@@ -16,6 +16,7 @@ class Step(StrEnum):
     DISK = "disk"
     CONFIG_DRIVE = "config_drive"
     FIRMWARE = "firmware"
+    DEFINE = "define"
     START = "start"
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sev_agent.compute.qcow2 import BadHeader, read_header
 from sev_agent.durable import sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted, SevAgentError
+from sev_agent.messaging.spool import Letter
 from sev_agent.schema import Instance
 from sev_agent.sev.generation import Generation
 
@@ -115,6 +116,8 @@ class Record(_Value):
     base_image: Path | None = None
     firmware: Path | None = None
     fault: Fault | None = None
+    owed: tuple[Letter, ...] = ()
+    """What was not told yet of how operations on it ended; ``RecordStore`` alone writes it."""
 
     @classmethod
     def accept(cls, instance: Instance, request_id: str) -> Self:
@@ -203,8 +206,11 @@ class RecordStore:
     def __iter__(self) -> Iterator[Record]:
         return iter(list(self._records.values()))
 
-    def save(self, record: Record) -> None:
+    def save(self, record: Record, *, owing: Letter | None = None) -> None:
         """Write ``record`` durably; in memory it changes only after the disk has it.
+
+        ``owing`` is what has to be told once this is true; the record keeps it, over every later save, until
+        ``settle`` says that it is safe elsewhere.
 
         Raises ``Superseded`` where a deletion stands in the journal and ``record`` knows nothing of it, and
         ``JournalFailed`` where the disk does not take it; then the earlier record stands.
@@ -213,13 +219,28 @@ class RecordStore:
             present = self._records.get(record.uuid)
             if present is not None and present.state.is_last and not record.state.is_last:
                 raise Superseded(f"instance {record.uuid} is being deleted")
-            try:
-                self._write(record)
-            except OSError as error:
-                raise JournalFailed(
-                    f"the record of instance {record.uuid} cannot be written: {error.strerror}", remedy=_DISK_REMEDY
-                ) from error
-            self._records[record.uuid] = record
+            owed = (*(present.owed if present else ()), *((owing,) if owing else ()))
+            self._replace(record.model_copy(update={"owed": owed}))
+
+    def settle(self, uuid: UUID, sequence: int) -> None:
+        """Note that the letter ``sequence``, which the record of ``uuid`` owed, is safe elsewhere.
+
+        Raises ``JournalFailed`` where the disk does not take it.
+        """
+        with self._lock(uuid):
+            present = self._records.get(uuid)
+            if present is not None and any(letter.sequence == sequence for letter in present.owed):
+                left = tuple(letter for letter in present.owed if letter.sequence != sequence)
+                self._replace(present.model_copy(update={"owed": left}))
+
+    def _replace(self, record: Record) -> None:
+        try:
+            self._write(record)
+        except OSError as error:
+            raise JournalFailed(
+                f"the record of instance {record.uuid} cannot be written: {error.strerror}", remedy=_DISK_REMEDY
+            ) from error
+        self._records[record.uuid] = record
 
     def _write(self, record: Record) -> None:
         files = self.files(record.uuid)
@@ -254,7 +275,7 @@ class RecordStore:
         """Remove the records of instances that were deleted so long ago that no message asks for them again."""
         limit = datetime.now(UTC) - older_than
         for record in self:
-            if record.state is State.DELETED and record.updated_at < limit:
+            if record.state is State.DELETED and record.updated_at < limit and not record.owed:
                 shutil.rmtree(self.files(record.uuid).directory, ignore_errors=True)
                 del self._records[record.uuid]
                 self._writing.pop(record.uuid, None)

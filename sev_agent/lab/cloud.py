@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ _SOCKET_PATH_MAX = 107
 _LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
 
 # What ``down --purge`` may remove: a directory given by mistake keeps everything else.
-_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "openrc", "lock"})
+_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "bin", "openrc", "lock"})
 
 _OPENRC = """\
 export OS_AUTH_URL={auth_url}
@@ -45,6 +46,11 @@ export OS_PROJECT_DOMAIN_NAME=Default
 export OS_REGION_NAME={region}
 export SEV_AGENT_BROKER_URL='{rabbit_url}'
 export PATH="{tools}:$PATH"
+"""
+# The host that commands ask which name none.
+_OPENRC_HOST = """\
+export SEV_AGENT_HOST={name}
+export LIBVIRT_DEFAULT_URI='{uri}'
 """
 
 
@@ -176,8 +182,11 @@ class Lab:
             ended = await self._end()
             left = await self._supervisor.marked()
             mounts = await asyncio.to_thread(mounts_below, self.directory)
-            if purge and not left and not mounts:
-                await asyncio.to_thread(self._remove_files)
+            if not left and not mounts:
+                for each in self.hosts if self._known else ():
+                    await each.cleanup()
+                if purge:
+                    await asyncio.to_thread(self._remove_files)
         return Ended(processes=tuple(ended), left=tuple(left), mounts=mounts)
 
     async def status(self) -> list[ServiceStatus]:
@@ -225,14 +234,7 @@ class Lab:
     async def _start_hosts(self) -> None:
         for each in self.hosts:
             await each.prepare()
-
-        async def start(each: Host) -> None:
-            for service in each.services(self._guest_mark):
-                await self._supervisor.start(service)
-
-        async with asyncio.TaskGroup() as group:
-            for each in self.hosts:
-                group.create_task(start(each), name=f"start {each.name}")
+        await self._supervisor.start_chains(each.services(self._guest_mark) for each in self.hosts)
 
     async def _provide_image(self) -> None:
         from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415
@@ -309,9 +311,21 @@ class Lab:
             password=self._state.password,
             region=openstack.REGION,
             rabbit_url=self.rabbit_url,
-            tools=self.cloud.environment / "bin",
+            tools=self._link_tools(),
         )
+        for first in self.hosts[:1]:
+            text += _OPENRC_HOST.format(name=first.name, uri=first.uri)
         write_durably(self.directory / "openrc", text.encode())
+
+    def _link_tools(self) -> Path:
+        """A directory of the two commands alone: both environments have a Python that a shell should not find."""
+        tools = self.directory / "bin"
+        tools.mkdir(exist_ok=True)
+        for command in (self.cloud.environment / "bin/openstack", Path(sys.executable).with_name("sev-agent")):
+            link = tools / command.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(command)
+        return tools
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

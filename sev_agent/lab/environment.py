@@ -48,9 +48,10 @@ async def provide(cache: Path, say: Say) -> Path:
             await _run(sys.executable, "-m", "venv", str(home), say=say, lock=lock)
             pip = (str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input")
             # The file names the whole set, so there is nothing to resolve.
-            await _run(*pip, "install", "--no-deps", "--requirement", str(REQUIREMENTS), say=say, lock=lock)
+            options = ("--no-deps", "--progress-bar", "off", "--requirement", str(REQUIREMENTS))
+            await _run(*pip, "install", *options, say=say, lock=lock)
             (home / _COMPLETE).touch()
-        say(str(home))
+        say("installed")
     return home
 
 
@@ -84,7 +85,7 @@ async def _run(*command: str, say: Say, lock: int) -> None:
         async with asyncio.timeout(_INSTALL_TIMEOUT):
             async for line in process.stdout:
                 lines = [*lines, line.decode(errors="replace").rstrip()][-_KEPT_LINES:]
-                say(lines[-1][:100])
+                say(lines[-1].strip())
             code = await process.wait()
     finally:
         if process.returncode is None:

@@ -2,7 +2,7 @@
 
 Standard library only, also in what it imports: it runs on a bare machine, before there is any environment.
 
-    python3 -m sev_agent.lab.packages [--for build|lab|all]
+    python3 -m sev_agent.lab.packages [--for build|lab|tests|all]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,6 +78,10 @@ LAB = (
 )
 
 
+TESTS = (*LAB, Package("systemd"), Package("cpio"))
+"""What the tests need: the lab's, and the programs that check units, users, directories and archives."""
+
+
 class PackagesError(LabError):
     """The system packages are not there and cannot be installed."""
 
@@ -84,7 +89,7 @@ class PackagesError(LabError):
 
 
 def needed(purpose: str) -> tuple[Package, ...]:
-    """The packages for ``build``, ``lab`` or ``all``."""
+    """The packages for ``build``, ``lab``, ``tests`` or ``all``."""
     python = DEBIANS_PYTHON if sys.base_prefix == "/usr" else ()
     match purpose:
         case "build":
@@ -92,8 +97,10 @@ def needed(purpose: str) -> tuple[Package, ...]:
         case "lab":
             # The lab makes a virtual environment, which Debian's Python cannot do by itself.
             return (*LAB, *python)
+        case "tests":
+            return (*TESTS, *python)
         case _:
-            return (*BUILD, *python, *LAB)
+            return (*BUILD, *python, *TESTS)
 
 
 def missing(packages: Sequence[Package]) -> list[Package]:
@@ -297,7 +304,7 @@ def _run(command: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m sev_agent.lab.packages", description="Install system packages.")
-    parser.add_argument("--for", dest="purpose", choices=("build", "lab", "all"), default="all")
+    parser.add_argument("--for", dest="purpose", choices=("build", "lab", "tests", "all"), default="all")
     purpose = parser.parse_args().purpose
     try:
         done = install(purpose, say=_print)
@@ -307,7 +314,10 @@ def main() -> None:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - a command's output
+    width = shutil.get_terminal_size().columns
+    for line in text.splitlines():
+        wrapped = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        print(wrapped, flush=True)  # noqa: T201 - a command's output
 
 
 if __name__ == "__main__":

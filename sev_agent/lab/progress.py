@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from sev_agent.lab.service import Say
 
@@ -42,11 +44,13 @@ class OnConsole:
         self._console = console
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", table_column=Column(no_wrap=True, min_width=22)),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[doing]}", style="dim"),
+            # What a program says of itself may be long, and gives way.
+            TextColumn("{task.fields[doing]}", style="dim", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=console,
             transient=True,
+            expand=True,
         )
 
     def __enter__(self) -> Self:
@@ -83,4 +87,9 @@ class OnConsole:
 
     def _line(self, sign: str, name: str, started: float, last: str) -> None:
         took = time.monotonic() - started
-        self._console.print(f"{sign} {name:<22} {took:6.1f} s  [dim]{last}[/]", highlight=False, soft_wrap=True)
+        text = f"{sign} {name:<22} {took:6.1f} s  [dim]{escape(last)}[/]"
+        # A file or a pipe has no width to keep to.
+        if self._console.is_terminal:
+            self._console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+        else:
+            self._console.print(text, highlight=False, soft_wrap=True)

@@ -87,7 +87,16 @@ class Supervisor:
 
     async def start_side_by_side(self, services: Iterable[Service]) -> None:
         """Start ``services`` at once. The first failure is raised; the others' starts are given up."""
-        tasks = [asyncio.create_task(self.start(service), name=f"start {service.name}") for service in services]
+        await self.start_chains([service] for service in services)
+
+    async def start_chains(self, chains: Iterable[Sequence[Service]]) -> None:
+        """Start the services of each chain in their order, the chains side by side; failures as above."""
+
+        async def start(chain: Sequence[Service]) -> None:
+            for service in chain:
+                await self.start(service)
+
+        tasks = [asyncio.create_task(start(chain), name=f"start {chain[0].name}") for chain in filter(None, chains)]
         try:
             await asyncio.gather(*tasks)
         finally:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import aio_pika
 import structlog
@@ -12,7 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ProbableAuthenticationError, PublishError
 from yarl import URL
 
-from sev_agent.errors import NotFound, SevAgentError, Unavailable
+from sev_agent.errors import HostTaken, NotFound, SevAgentError, Unavailable
 from sev_agent.messaging import topology
 from sev_agent.uninterrupted import raise_if_cancelled
 
@@ -49,12 +50,15 @@ class Delivery:
 
 
 class Link:
-    """One living connection; when it is gone, ``lost`` is set and another one follows."""
+    """One living connection; when it is gone, ``lost`` is set and another one follows.
+
+    ``timeout`` is the seconds that one exchange on it may take.
+    """
 
     def __init__(self, connection: AbstractConnection, *, timeout: float) -> None:
         self.lost = asyncio.Event()
+        self.timeout = timeout
         self._connection = connection
-        self._timeout = timeout
         self._publisher: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         connection.close_callbacks.add(lambda *_: self.lost.set())
@@ -63,7 +67,7 @@ class Link:
         """Open a channel with publisher confirms. Raises ``BrokerUnavailable``."""
         with broker_errors("open a channel"):
             channel = self._connection.channel(on_return_raises=True)
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 await channel.initialize()
                 if prefetch:
                     await channel.set_qos(prefetch_count=prefetch)
@@ -86,6 +90,13 @@ class Link:
             self.lost.set()
 
 
+Claim: TypeAlias = Callable[[Link], Awaitable[None]]
+"""What must succeed on a new connection before anybody may use it.
+
+Any ``SevAgentError`` of it makes the connection fail, to be tried again; ``HostTaken`` ends ``Broker.run``.
+"""
+
+
 class Broker:
     """RabbitMQ as the rest of the package sees it: up with a ``Link``, or down.
 
@@ -104,6 +115,7 @@ class Broker:
         connect_timeout: float,
         reconnect_max: float,
         publish_timeout: float,
+        claim: Claim | None = None,
         on_change: Callable[[bool], None] | None = None,
     ) -> None:
         self._url = URL(url)
@@ -111,6 +123,7 @@ class Broker:
         self._connect_timeout = connect_timeout
         self._reconnect_max = reconnect_max
         self._publish_timeout = publish_timeout
+        self._claim = claim
         self._on_change = on_change
         self._link: Link | None = None
         self._up = asyncio.Event()
@@ -131,13 +144,18 @@ class Broker:
         return self._publish_timeout
 
     async def run(self) -> None:
-        """Connect, and connect again after each loss with a growing, jittered delay."""
+        """Connect, and connect again after each loss with a growing, jittered delay.
+
+        Raises ``HostTaken`` where the claim says that it has become hopeless.
+        """
         loop = asyncio.get_running_loop()
         delay = _FIRST_DELAY
         while True:
             raise_if_cancelled()
             try:
                 link = await self._connect()
+            except HostTaken:
+                raise
             except SevAgentError as error:
                 news = self._fault is None or self._fault.message != error.message
                 self._fault = error
@@ -220,6 +238,8 @@ class Broker:
         try:
             with broker_errors("declare the exchange"):
                 await topology.declare_exchange(await link.publisher(), timeout=self._publish_timeout)
+            if self._claim is not None:
+                await self._claim(link)
         except BaseException:
             await link.close()
             raise

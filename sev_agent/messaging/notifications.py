@@ -53,16 +53,21 @@ class Notifier:
             context=context or RequestContext(),
         )
 
+    @property
+    def can_send(self) -> bool:
+        """Whether the broker is there now."""
+        return self._broker.is_up
+
+    async def publish(self, body: bytes, priority: Priority) -> None:
+        """Publish what ``envelope.encode_notification`` made, as ``send`` does. Raises ``BrokerUnavailable``."""
+        await self._broker.publish(
+            body,
+            Delivery(exchange=topology.EXCHANGE, routing_key=topology.notification_key(priority), mandatory=False),
+        )
+
     async def send(self, notification: Notification) -> None:
         """Publish, and return when the broker has it; with no listener it is dropped. Raises ``BrokerUnavailable``."""
-        await self._broker.publish(
-            envelope.encode_notification(notification),
-            Delivery(
-                exchange=topology.EXCHANGE,
-                routing_key=topology.notification_key(notification.priority),
-                mandatory=False,
-            ),
-        )
+        await self.publish(envelope.encode_notification(notification), notification.priority)
 
 
 @contextlib.asynccontextmanager

@@ -44,6 +44,12 @@ class Metrics:
         self.deletions = Counter(
             "sev_agent_deletions", "Deletions that ended, by outcome.", ("outcome",), registry=self.registry
         )
+        self.notifications_dropped = Counter(
+            "sev_agent_notifications_dropped",
+            "Notifications dropped because too many waited for the broker, by event type.",
+            ("event_type",),
+            registry=self.registry,
+        )
         self.requests = Counter(
             "sev_agent_rpc_requests",
             "RPC requests, by method and outcome.",

@@ -189,7 +189,7 @@ class Cloud:
         await self.order("terminate_instance", instance_uuid=str(uuid))
         await self.gone(uuid)
 
-    async def gone(self, uuid: UUID) -> None:
+    async def gone(self, uuid: UUID | str) -> None:
         async def gone() -> bool:
             return await self.view(uuid) is None
 
@@ -259,8 +259,9 @@ class Cloud:
                     found.append(int(entry.name))
         return found
 
-    async def left(self, uuid: UUID) -> list[str]:
+    async def left(self, uuid: UUID | str) -> list[str]:
         """What is there of an instance that should have nothing but its record."""
+        uuid = UUID(str(uuid))
         found = []
         if uuid in await self.domains():
             found.append("a domain")

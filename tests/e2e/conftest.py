@@ -24,6 +24,7 @@ from sev_agent.openstack.identity import KeystoneIdentity
 from sev_agent.openstack.placement import Placement
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
+from tests.e2e.downloads import StallingProxy
 from tests.e2e.ear import MAX_BYTES, Ear, listening
 from tests.images import make_qcow2
 from tests.proxy import Proxy
@@ -117,9 +118,9 @@ async def ear(cloud: Cloud) -> AsyncIterator[Ear]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def glance_proxy(cloud: Cloud) -> AsyncIterator[Proxy]:
+async def glance_proxy(cloud: Cloud) -> AsyncIterator[StallingProxy]:
     """Stands before Glance for a daemon whose ``glance__endpoint`` names it."""
-    async with Proxy(cloud.lab.cloud.ports["glance"]) as proxy:
+    async with StallingProxy(cloud.lab.cloud.ports["glance"]) as proxy:
         yield proxy
 
 

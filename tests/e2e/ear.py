@@ -32,6 +32,12 @@ class Ear:
             if each.payload.get("instance_uuid") == str(uuid) and each.event_type.endswith(event_type)
         ]
 
+    async def more(self, *, within: float = 30) -> None:
+        """Wait for the next notification, whatever it is."""
+        known = len(self.heard)
+        async with asyncio.timeout(within), self._more:
+            await self._more.wait_for(lambda: len(self.heard) > known)
+
     async def hear(self, uuid: UUID | str, event_type: str, *, within: float = 30) -> Notification:
         """The first notification ``event_type`` about the instance."""
 

@@ -69,7 +69,7 @@ async def test_build_shows_its_steps(agent: AgentProcess, cloud: Cloud, command:
     """A build prints each step as it ends, on standard error."""
     built = await command("instance", "build", "--image", str(cloud.blank), "--memory", "64")
     assert built.status == 0, built.errors
-    for step in ("image", "claim", "cache", "disk", "config_drive", "firmware", "start"):
+    for step in ("image", "claim", "cache", "disk", "config_drive", "firmware", "define", "start"):
         assert step in built.errors
     assert "active" in built.output
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BOOT_SECONDS = 120.0
 _ORDERED_STEPS = ("image", "start")
-_STEPS = {"image", "claim", "cache", "disk", "config_drive", "firmware", "start"}
+_STEPS = {"image", "claim", "cache", "disk", "config_drive", "firmware", "define", "start"}
 
 
 @dataclass

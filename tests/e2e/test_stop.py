@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
-from tests.proxy import Proxy
+from tests.e2e.downloads import StallingProxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,7 +26,7 @@ async def test_idle_daemon_stops_at_once(agent: AgentProcess, cloud: Cloud) -> N
     assert await cloud.consumers() == 0
 
 
-async def test_stop_during_a_build_that_hangs(agent: AgentProcess, cloud: Cloud, glance_proxy: Proxy) -> None:
+async def test_stop_during_a_build_that_hangs(agent: AgentProcess, cloud: Cloud, glance_proxy: StallingProxy) -> None:
     """SIGTERM ends the daemon within its bound; guests run on, and the next start finishes the build."""
     await agent.stop()
     await agent.start(glance__endpoint=f"http://127.0.0.1:{glance_proxy.port}", builds__stop_timeout=STOP_TIMEOUT)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,24 +49,24 @@ class Packages:
 
     @property
     def key(self) -> str:
-        """What tells images apart: the packages, and how this project puts them together."""
-        recipe = (_LAYOUT, _COMMAND_LINE, str(_SIZE_MB), initramfs.RECIPE)
-        parts = (*(f"{name}={version}" for name, version in sorted(self.versions.items())), *recipe)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        """What tells images of one recipe apart."""
+        return _digest(f"{name}={version}" for name, version in sorted(self.versions.items()))
 
 
 async def build_guest_image(cache: Path, progress: Say) -> Path:
-    """The guest image in ``cache``, built unless it is there: qcow2, 13 MB, and 40 MB for the guest.
+    """The guest image in ``cache``, built unless one is there: qcow2, 13 MB, and 40 MB for the guest.
 
-    Needs apt's package lists, and the network for the packages that are not in the cache. The same packages give the
-    same bytes. Raises ``GuestImageError``.
+    Any image of today's recipe will do, of whatever packages: to ask apt costs seconds, and needs its lists. A build
+    needs these, and the network for the packages that are not in the cache; the same packages give the same bytes.
+    Raises ``GuestImageError``.
     """
     await asyncio.to_thread(cache.mkdir, parents=True, exist_ok=True)
+    begin = f"sev-agent-guest-{_recipe()}-"
+    if made := await asyncio.to_thread(lambda: sorted(cache.glob(f"{begin}*.qcow2"))):
+        progress(f"{made[0].name} is there")
+        return made[0]
     packages = await _resolve()
-    image = cache / f"sev-agent-guest-{packages.key}.qcow2"
-    if await asyncio.to_thread(image.exists):
-        progress(f"{image.name} is there")
-        return image
+    image = cache / f"{begin}{packages.key}.qcow2"
     async with _scratch(cache) as scratch:
         root = scratch / "root"
         for name, version in packages.versions.items():
@@ -83,6 +83,15 @@ async def build_guest_image(cache: Path, progress: Say) -> Path:
         await _run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(disk), str(built))
         await asyncio.to_thread(built.replace, image)
     return image
+
+
+def _recipe() -> str:
+    """How this project puts the packages together."""
+    return _digest((_LAYOUT, _COMMAND_LINE, str(_SIZE_MB), initramfs.RECIPE))
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 async def _resolve() -> Packages:

@@ -49,7 +49,8 @@ def holder_script(*, name: str, directories: Mapping[Path, Path], emulator: Path
 
 def enter_script(host: Path) -> str:
     """The script that runs its arguments in the namespaces of ``host``, as the same process."""
-    return f'#!/bin/sh\nexec nsenter --target "$(cat {_q(host / "namespace.pid")})" --mount --uts -- "$@"\n'
+    # With its root too: entering a mount namespace leads out of a chroot, and the lab may be in one.
+    return f'#!/bin/sh\nexec nsenter --target "$(cat {_q(host / "namespace.pid")})" --mount --uts --root -- "$@"\n'
 
 
 def _device_lines(dev: Path) -> list[str]:

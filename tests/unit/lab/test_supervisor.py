@@ -127,6 +127,14 @@ async def test_one_failure_gives_up_the_other_starts(supervisor: Supervisor, tmp
         await supervisor.start_side_by_side([slow, service(tmp_path, "exit 1")])
 
 
+async def test_a_chain_stops_at_what_fails(supervisor: Supervisor, tmp_path: Path) -> None:
+    """The error names the one service that failed, and what comes after it is not started."""
+    chain = [service(tmp_path, "exit 1"), service(tmp_path)]
+    with pytest.raises(ServiceError, match="service ended"):
+        await supervisor.start_chains([chain, []])
+    assert pids(tmp_path) == []
+
+
 async def test_the_environment_is_clean(
     supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

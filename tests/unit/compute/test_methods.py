@@ -1,0 +1,123 @@
+"""What a host answers over RabbitMQ, below the wire."""
+
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sev_agent.compute.instances import InstanceNotFound, Instances
+from sev_agent.compute.methods import query_methods, tail, work_methods
+from sev_agent.compute.record import Record, RecordStore
+from sev_agent.messaging.envelope import RequestContext
+from sev_agent.schema import Instance, parse
+from tests.requests import record, requested
+
+
+class Known:
+    """Stands for the instances of a host."""
+
+    def __init__(self, *records: Record) -> None:
+        self._records = {known.uuid: known for known in records}
+        self.calls: list[tuple[Any, ...]] = []
+
+    async def build(self, asked: Instance, request_id: str) -> Record:
+        self.calls.append(("build", asked.uuid, request_id))
+        return Record.accept(asked, request_id)
+
+    async def terminate(self, uuid: UUID, request_id: str) -> None:
+        self.calls.append(("terminate", uuid, request_id))
+
+    def view(self, uuid: UUID) -> dict[str, Any]:
+        if uuid not in self._records:
+            raise InstanceNotFound("there is none", field="instance_uuid")
+        return {"uuid": str(uuid)}
+
+    def views(self) -> list[dict[str, Any]]:
+        return [self.view(uuid) for uuid in self._records]
+
+
+async def _status() -> dict[str, Any]:
+    return {"ready": True}
+
+
+async def ask(known: Known, store: RecordStore, method: str, **arguments: Any) -> Any:
+    """The answer to ``method``, its arguments checked as in the daemon."""
+    instances = cast("Instances", known)
+    methods = {found.name: found for found in (*work_methods(instances), *query_methods(instances, store, _status))}
+    found = methods[method]
+    return await found.handler(RequestContext(request_id="req-1"), parse(found.arguments, arguments))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    store = RecordStore(tmp_path / "instances")
+    store.open()
+    return store
+
+
+async def test_work(store: RecordStore) -> None:
+    """Work is answered once it is accepted, and carries the request's identifier."""
+    known, uuid = Known(), uuid4()
+
+    built = await ask(known, store, "build_and_run_instance", instance=requested(uuid))
+    terminated = await ask(known, store, "terminate_instance", instance_uuid=str(uuid))
+
+    assert built == {"uuid": str(uuid), "state": "building"}
+    assert terminated is None
+    assert known.calls == [("build", uuid, "req-1"), ("terminate", uuid, "req-1")]
+
+
+async def test_questions(store: RecordStore) -> None:
+    """Instances and the host are told as they are; one that is unknown is an error."""
+    there = record()
+    known = Known(there)
+
+    assert await ask(known, store, "get_instance", instance_uuid=str(there.uuid)) == {"uuid": str(there.uuid)}
+    assert await ask(known, store, "list_instances") == [{"uuid": str(there.uuid)}]
+    assert await ask(known, store, "get_host_status") == {"ready": True}
+    with pytest.raises(InstanceNotFound):
+        await ask(known, store, "get_instance", instance_uuid=str(uuid4()))
+
+
+async def test_console(store: RecordStore) -> None:
+    """A console is empty before the guest prints, and then its last lines."""
+    there = record()
+    store.save(there)
+    known, uuid = Known(there), str(there.uuid)
+
+    assert await ask(known, store, "get_console_output", instance_uuid=uuid) == ""
+    store.files(there.uuid).console_log.write_bytes(b"one\r\ntwo\r\nthree\r\n")
+    assert await ask(known, store, "get_console_output", instance_uuid=uuid) == "one\r\ntwo\r\nthree\r\n"
+    assert await ask(known, store, "get_console_output", instance_uuid=uuid, length=2) == "two\r\nthree\r\n"
+    with pytest.raises(InstanceNotFound):
+        await ask(known, store, "get_console_output", instance_uuid=str(uuid4()))
+
+
+def test_tail_of_anything(tmp_path: Path) -> None:
+    """What is not UTF-8 is replaced, and of a long console only the end is read."""
+    path = tmp_path / "console.log"
+    path.write_bytes(b"\xff\xfe\n" + b"x" * 600_000 + b"\nend")
+
+    text = tail(path, None)
+
+    assert len(text) == 512 * 1024
+    assert text.endswith("\nend")
+    assert tail(path, 1) == "end"
+    path.write_bytes(b"a\xffb\n")
+    assert tail(path, 5) == "a\ufffdb\n"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200), st.integers(1, 5))
+def test_tail_of_any_bytes(tmp_path: Path, content: bytes, lines: int) -> None:
+    """Whatever a guest printed, the answer is at most as many lines as were asked for, and the end of it."""
+    path = tmp_path / "console.log"
+    path.write_bytes(content)
+
+    text = tail(path, lines)
+
+    assert content.decode(errors="replace").endswith(text)
+    assert text.removesuffix("\n").count("\n") < lines
