@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -26,16 +26,17 @@ from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, 
 from tests.requests import record
 
 SLOTS = 2
+DEFAULT = (Generation.SEV,)
 
 
-def resources(slots: int = SLOTS, disk: int = 100) -> HostResources:
+def resources(slots: int = SLOTS, disk: int = 100, *, generations: Iterable[Generation] = DEFAULT) -> HostResources:
     """What a small host has to give."""
     root = {
         "VCPU": Inventory(total=8, max_unit=8, allocation_ratio=4.0),
         "MEMORY_MB": Inventory(total=4096, reserved=512, max_unit=4096),
         "DISK_GB": Inventory(total=disk, max_unit=disk),
     }
-    return HostResources(root=root, slots={Generation.SEV: SlotTotal({"configuration": slots})})
+    return HostResources(root=root, slots={each: SlotTotal({"configuration": slots}) for each in generations})
 
 
 @dataclass
