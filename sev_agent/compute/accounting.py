@@ -28,6 +28,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 _RETRY_SECONDS = 3.0
 _PARALLEL_WRITES = 4
+_FEW: Final = 32
+"""Guests that are looked at one by one, so that an event costs the same on a full host; more are seen in one look."""
+
 _PROBES: Final = ("DISK_GB", "VCPU", "MEMORY_MB", RESOURCE_CLASS)
 
 
@@ -244,7 +247,7 @@ class Accounting:
         pending = [uuid for uuid in uuids if not self._in_flight(uuid)]
         if not pending:
             return _Settled(frozenset(), {})
-        guests = await self._guests()
+        guests = await self._guests(pending if len(pending) <= _FEW else None)
         gate = asyncio.Semaphore(_PARALLEL_WRITES)
         failed: dict[UUID, SevAgentError] = {}
 
@@ -292,8 +295,9 @@ class Accounting:
         self._late.clear()
         self._wake.set()
 
-    async def _guests(self) -> dict[UUID, Guest]:
-        return {guest.uuid: guest for guest in await self._domains.guests()}
+    async def _guests(self, among: Collection[UUID] | None = None) -> dict[UUID, Guest]:
+        guests = self._domains.guests() if among is None else self._domains.guests_among(among)
+        return {guest.uuid: guest for guest in await guests}
 
     def _wanted_by_all(self, seen: _Seen, tree: ProviderTree | None) -> dict[UUID, Holding]:
         if tree is None:

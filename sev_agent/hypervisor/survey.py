@@ -1,6 +1,6 @@
 """All domains of the host at a glance."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -69,9 +69,20 @@ class Survey:
 
 
 def survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> Survey:
+    """All domains."""
+    listed = _list(connection)
+    return _survey(((domain, stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)) for domain, stats in listed), known)
+
+
+def survey_of(connection: libvirt.virConnect, *, uuids: Iterable[UUID], known: Mapping[UUID, Facts]) -> Survey:
+    """Those of the domains ``uuids`` that there are."""
+    return _survey((found for uuid in uuids if (found := _find(connection, uuid)) is not None), known)
+
+
+def _survey(domains: Iterable[tuple[libvirt.virDomain, int]], known: Mapping[UUID, Facts]) -> Survey:
     guests: list[Guest] = []
     learnt: dict[UUID, Facts] = {}
-    for domain, stats in _list(connection):
+    for domain, state in domains:
         uuid = UUID(bytes=domain.UUID())
         facts = known.get(uuid)
         if facts is None:
@@ -84,7 +95,7 @@ def survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> Su
             Guest(
                 uuid=uuid,
                 name=domain.name(),
-                state=state_of(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)),
+                state=state_of(state),
                 generation=facts.generation,
                 metadata=facts.metadata,
                 vcpus=facts.vcpus,
@@ -102,6 +113,16 @@ def _list(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, dict[
         raise HypervisorError(
             f"cannot list the domains: {text_of(error)}", remedy="look into libvirtd's log"
         ) from error
+
+
+def _find(connection: libvirt.virConnect, uuid: UUID) -> tuple[libvirt.virDomain, int] | None:
+    try:
+        domain = connection.lookupByUUID(uuid.bytes)
+        return domain, domain.state()[0]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise operation_failure("look at", uuid, error) from error
 
 
 def _read(domain: libvirt.virDomain) -> tuple[Facts | None, bool]:

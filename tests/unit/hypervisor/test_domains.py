@@ -137,6 +137,19 @@ async def test_guests_know_which_domains_are_novas(host: Host, version: str) -> 
     assert {uuid for uuid, guest in guests.items() if guest.is_novas} == {novas}
 
 
+async def test_some_of_the_guests(host: Host) -> None:
+    """Asked about some domains, it tells of those that there are what it tells of all."""
+    ours, other, missing = uuid4(), uuid4(), uuid4()
+    await host.domains.define_and_start(domain_xml(ours, "ours", security=SEV, extra=agent_metadata(ours)))
+    await host.domains.define(domain_xml(other, "other"))
+    everything = await host.domains.guests()
+
+    some = await host.domains.guests_among([ours, missing])
+
+    assert some == tuple(guest for guest in everything if guest.uuid == ours)
+    assert await host.domains.guests() == everything
+
+
 async def test_guests_follow_every_change(host: Host) -> None:
     """State, size and encryption are those of now, also for a domain that was seen before."""
     uuid = uuid4()
