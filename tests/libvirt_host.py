@@ -21,12 +21,13 @@ SEV_SNP = "<launchSecurity type='sev-snp'><policy>0x00030000</policy></launchSec
 
 @dataclass(frozen=True)
 class Host:
-    """A hypervisor that runs, and all that it said."""
+    """A hypervisor that runs, and all that it said: ``changes`` has of ``told`` what differs from the one before."""
 
     hypervisor: Hypervisor
     domains: Domains
     events: "asyncio.Queue[LifecycleEvent]"
     changes: "asyncio.Queue[bool]"
+    told: list[bool]
     task: "asyncio.Task[None]"
 
     async def next_events(self, count: int) -> list[LifecycleEvent]:
@@ -48,10 +49,18 @@ async def running_host(**settings: object) -> AsyncIterator[Host]:
     """A hypervisor with ``settings`` instead of the defaults, on libvirt's in-process test driver unless they say."""
     events: asyncio.Queue[LifecycleEvent] = asyncio.Queue()
     changes: asyncio.Queue[bool] = asyncio.Queue()
+    told: list[bool] = []
+
+    def tell(up: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        # Every new reason why it cannot be reached is told too, which changes nothing.
+        if up != (told[-1] if told else False):
+            changes.put_nowait(up)
+        told.append(up)
+
     section = HypervisorSection.model_validate({"uri": "test:///default"} | settings)
-    hypervisor = Hypervisor(section, on_event=events.put_nowait, on_change=changes.put_nowait)
+    hypervisor = Hypervisor(section, on_event=events.put_nowait, on_change=tell)
     task = asyncio.create_task(hypervisor.run(), name="hypervisor")
-    host = Host(hypervisor, Domains(hypervisor), events, changes, task)
+    host = Host(hypervisor, Domains(hypervisor), events, changes, told, task)
     try:
         yield host
     finally:

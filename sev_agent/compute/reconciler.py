@@ -60,6 +60,7 @@ class Reconciler:
         self._told: list[dict[str, Any]] = []
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._due = asyncio.Event()
+        self._blamed_libvirt = False
 
     async def run(self) -> None:
         """Compare whenever it is time, until cancelled."""
@@ -105,9 +106,7 @@ class Reconciler:
 
     async def _compare(self) -> None:
         try:
-            resources = await self._resources()
-            self._health.up(Dependency.LIBVIRT)
-            outcome = await self._accounting.reconcile(resources)
+            outcome = await self._accounting.reconcile(await self._resources())
         except SevAgentError as error:
             self._failed(error)
             return
@@ -117,7 +116,8 @@ class Reconciler:
 
     def _failed(self, error: SevAgentError) -> None:
         self._metrics.reconciliations.labels("failed").inc()
-        at_fault = Dependency.LIBVIRT if isinstance(error, HypervisorError) else Dependency.PLACEMENT
+        self._blamed_libvirt = isinstance(error, HypervisorError)
+        at_fault = Dependency.LIBVIRT if self._blamed_libvirt else Dependency.PLACEMENT
         if self._health.down(at_fault, str(error)):
             log.warning("reconciliation.failed", dependency=at_fault, code=error.code, error=str(error))
         # A connection that is lost brings the next comparison by its return; anything else is tried again.
@@ -126,6 +126,10 @@ class Reconciler:
 
     def _note(self, outcome: Reconciliation) -> None:
         self._health.up(Dependency.PLACEMENT)
+        if self._blamed_libvirt:
+            # Only what was said here is taken back here: whether libvirt is connected is its connection's to say.
+            self._health.up(Dependency.LIBVIRT)
+            self._blamed_libvirt = False
         self._metrics.reconciliations.labels("clean" if outcome.is_clean else "repaired").inc()
         self._metrics.reconciled_at.set_to_current_time()
         findings = outcome.findings()

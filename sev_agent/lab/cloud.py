@@ -33,7 +33,7 @@ _SOCKET_PATH_MAX = 107
 _LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
 
 # What ``down --purge`` may remove: a directory given by mistake keeps everything else.
-_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "bin", "openrc", "lock"})
+_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "bin", ".cache", "openrc", "lock"})
 
 _OPENRC = """\
 export OS_AUTH_URL={auth_url}

@@ -6,6 +6,7 @@ It judges nothing by its exit status: what misses its goal is marked, and the ma
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Final
 
 from rich.console import Console
 
+from sev_agent import log
+from sev_agent.config import LogSection
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.progress import OnConsole
 from tests.bench import builds, footprint, lifetime, scale
@@ -29,6 +32,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Stage], Awaitable[list[Result]]]]] = {
 }
 
 _OUTPUT = Path("build/bench.json")
+_WIDE = 120
 _CACHE_VARIABLE = "SEV_AGENT_LAB_CACHE"
 
 
@@ -40,7 +44,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    console = Console(highlight=False)
+    log.configure(LogSection(level="error"))
+    # A file or a pipe has no width to keep to.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     results = asyncio.run(_measure(arguments.names or list(BENCHMARKS), arguments.lab, console))
     write(results, arguments.output)
     console.print(table(results))

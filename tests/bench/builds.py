@@ -12,7 +12,7 @@ from typing import Final
 from tests.bench.result import Result
 from tests.bench.stage import Made, Stage
 
-RUNS: Final = 15
+RUNS: Final = 20
 OVERHEAD_GOAL_MS: Final = 60.0
 
 CROWD: Final = 10

@@ -68,7 +68,7 @@ def write(results: Sequence[Result], path: Path) -> None:
 def table(results: Sequence[Result]) -> Table:
     """The results for a person; what misses its goal is marked by a word, not by colour alone."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    drawn.add_column("benchmark")
+    drawn.add_column("benchmark", no_wrap=True)
     for column in ("value", "floor", "goal"):
         drawn.add_column(column, justify="right")
     drawn.add_column("")

@@ -1,6 +1,6 @@
 """What a host with a thousand encrypted guests costs: libvirt's test driver, and the lab's real Placement.
 
-The guests are libvirt's alone, so each is counted as one that somebody else started; the accounting is the daemon's own.
+The guests are libvirt's alone, so each is counted as one that somebody else started; the accounting is the daemon's.
 """
 
 import asyncio
@@ -46,7 +46,8 @@ class _Traffic:
     requests: list[str] = field(default_factory=list)
     landed: "asyncio.Queue[float]" = field(default_factory=asyncio.Queue)
 
-    def on_request(self, service: str, method: str, _status: int, _seconds: float) -> None:
+    def on_request(self, service: str, method: str, status: int, seconds: float) -> None:
+        del status, seconds
         if service == "placement":
             self.requests.append(method)
             if method == "PUT":

@@ -195,7 +195,7 @@ class TestDaemon:
     async def test_is_ready_without_what_it_leans_on(self, tmp_path: Path) -> None:
         """With libvirt, the broker and Placement away a start succeeds, and the status line says what is missing."""
         async with _daemon(tmp_path) as (process, systemd):
-            ready = await systemd.get()
+            ready = await _until(systemd, "READY")
             assert ready["READY"] == "1"
             assert ready["STATUS"].startswith("not ready: libvirt: ")
             process.terminate()

@@ -305,6 +305,45 @@ async def test_in_flight_is_left_alone(host: CountingHost) -> None:
     assert outcome.is_clean
     assert await host.held(building.uuid) == FULL_SIZE
     assert building.uuid not in host.seen
+    assert host.accounting.slots_used() == [(("amd-sev",), 1.0)]
+
+
+async def test_every_comparison_observes(host: CountingHost) -> None:
+    """A comparison tells of every instance whether its guest runs, also where Placement needs no change."""
+    await registered(host)
+    uuid = await built(host)
+    await host.reconcile()
+    host.seen.clear()
+
+    assert (await host.reconcile()).is_clean
+
+    assert host.seen == {uuid: True}
+
+
+async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that claims while a comparison gives back what stood under its UUID keeps its claim."""
+    root, _ = await registered(host)
+    building = record(State.BUILDING)
+    stray = Allocation(resources={root.uuid: {"VCPU": 1}}, project_id="p", user_id="u", consumer_type="INSTANCE")
+    await host.placement.put_allocation(building.uuid, stray)
+    releasing, go_on = asyncio.Event(), asyncio.Event()
+    release = host.placement.release
+
+    async def slow_release(consumer: UUID) -> bool:
+        releasing.set()
+        await go_on.wait()
+        return await release(consumer)
+
+    monkeypatch.setattr(host.placement, "release", slow_release)
+    comparing = asyncio.create_task(host.reconcile())
+    await releasing.wait()
+    host.in_flight.add(building.uuid)
+    claiming = asyncio.create_task(host.accounting.claim(building))
+    await asyncio.wait({claiming}, timeout=0.3)
+    go_on.set()
+    await asyncio.gather(comparing, claiming)
+
+    assert await host.held(building.uuid) == FULL_SIZE
 
 
 async def test_build_that_ends_during_a_comparison(host: CountingHost) -> None:

@@ -144,6 +144,27 @@ async def test_libvirt_at_fault(start: Start, monkeypatch: pytest.MonkeyPatch) -
 
     assert run.health.conditions[Dependency.PLACEMENT].reason == "not connected yet"
     assert "no capabilities" in run.health.conditions[Dependency.LIBVIRT].reason
+    run.fault = None
+    await soon(run.succeeded.get())
+    assert run.health.conditions[Dependency.LIBVIRT].up
+
+
+async def test_libvirt_is_not_said_to_be_up(host: CountingHost, start: Start) -> None:
+    """A comparison that libvirt's loss ends says nothing of a libvirt that is up, whatever was read of it before."""
+    await host.libvirt.stop()
+    run = start(3600)
+    changes: list[bool] = []
+    run.health._on_change = lambda: changes.append(run.health.conditions[Dependency.LIBVIRT].up)
+
+    for _ in range(2):
+        run.reconciler.soon()
+        await soon(run.asked.get())
+    run.fault = HypervisorUnavailable("gone")
+    run.reconciler.soon()
+    await soon(run.asked.get())
+
+    assert True not in changes
+    assert run.succeeded.empty()
 
 
 async def test_libvirt_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,70 +1,54 @@
-"""Notifications leave in order, wait for the broker, and are not lost at a stop."""
+"""What stands in a notification, and that the end of an operation is told exactly if it is true."""
 
 import asyncio
-import contextlib
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from structlog.testing import capture_logs
 
-from sev_agent.compute import announcements as module
 from sev_agent.compute.announcements import Announcements
-from sev_agent.compute.record import Fault, State
+from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.record import Fault, JournalFailed, RecordStore, State, Superseded
+from sev_agent.config import NotificationsSection
 from sev_agent.errors import InvalidRequest
-from sev_agent.messaging import envelope
-from sev_agent.messaging.broker import BrokerUnavailable
-from sev_agent.messaging.envelope import Notification
 from sev_agent.messaging.notifications import Notifier
+from sev_agent.messaging.spool import Spool
 from tests.requests import record
-
-
-class Broker:
-    """Takes notifications while it is ``up``; ``holding`` keeps a publish unconfirmed."""
-
-    def __init__(self) -> None:
-        self.up = True
-        self.holding: asyncio.Event | None = None
-        self.began = asyncio.Event()
-        self.taken: asyncio.Queue[Notification] = asyncio.Queue()
-
-    async def send(self, notification: Notification) -> None:
-        self.began.set()
-        envelope.encode_notification(notification)
-        if not self.up:
-            raise BrokerUnavailable("not connected")
-        if self.holding is not None:
-            await self.holding.wait()
-        self.taken.put_nowait(notification)
-
-    async def next(self) -> Notification:
-        async with asyncio.timeout(10):
-            return await self.taken.get()
+from tests.unit.compute.listener import Listener
 
 
 @pytest.fixture
-def broker() -> Broker:
-    return Broker()
+def store(tmp_path: Path) -> RecordStore:
+    opened = RecordStore(tmp_path / "instances")
+    opened.open()
+    return opened
 
 
 @pytest.fixture
-def announcements(broker: Broker) -> Announcements:
-    return Announcements(cast("Notifier", broker), "node1")
+def outbox(listener: Listener, store: RecordStore, tmp_path: Path) -> Outbox:
+    box = Outbox(cast("Notifier", listener), Spool(tmp_path / "notifications"), store, NotificationsSection())
+    box.open()
+    return box
 
 
-async def stop(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+@pytest.fixture
+def announcements(outbox: Outbox, store: RecordStore) -> Announcements:
+    return Announcements(outbox, store, "node1")
 
 
-async def test_content(broker: Broker, announcements: Announcements) -> None:
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+async def test_content(listener: Listener, announcements: Announcements, outbox: Outbox) -> None:
     """A notification tells who, which instance, in which state, of which request, and what more there is."""
-    task = asyncio.create_task(announcements.run())
     known = record(State.BUILDING)
 
     announcements.create(known, "progress", step="disk", seconds=0.5)
 
-    heard = await broker.next()
+    async with listener.hearing(outbox):
+        heard = await listener.next()
     assert heard.event_type == "sev.instance.create.progress"
     assert heard.publisher_id == "sev_agent.node1"
     assert heard.context.request_id == "req-1"
@@ -80,100 +64,85 @@ async def test_content(broker: Broker, announcements: Announcements) -> None:
         "step": "disk",
         "seconds": 0.5,
     }
-    await stop(task)
 
 
-async def test_error(broker: Broker, announcements: Announcements) -> None:
+async def test_error(listener: Listener, announcements: Announcements, outbox: Outbox) -> None:
     """An error goes to the errors' topic, with the fault."""
-    task = asyncio.create_task(announcements.run())
     fault = Fault(code="image.missing", message="there is none", step="image")
 
-    announcements.create(record(State.ERROR, fault=fault), "error")
+    await announcements.conclude(record(State.ERROR, fault=fault), "create", "error")
 
-    heard = await broker.next()
+    async with listener.hearing(outbox):
+        heard = await listener.next()
+    assert heard.event_type == "sev.instance.create.error"
     assert heard.priority == "error"
     assert cast("dict[str, Any]", heard.payload["fault"])["code"] == "image.missing"
-    await stop(task)
 
 
-async def test_refused(broker: Broker, announcements: Announcements) -> None:
-    """A refused request is told with what could be read of it, were it no text at all."""
-    task = asyncio.create_task(announcements.run())
+async def test_refused(listener: Listener, announcements: Announcements, outbox: Outbox) -> None:
+    """A refused request is told with what could be read of it, were it no text at all, before it is answered."""
     error = InvalidRequest("is wrong", field="instance.uuid", remedy="correct it")
 
-    for uuid in (None, "not-a-uuid", "\ud800\x00"):
-        announcements.refused(uuid, "req-9", error)
+    async with listener.hearing(outbox):
+        for uuid in (None, "not-a-uuid", "\x00\uffff"):
+            await announcements.refused(uuid, "req-9", error)
 
-        heard = await broker.next()
-        assert heard.event_type == "sev.instance.create.error"
-        assert heard.payload["instance_uuid"] == uuid
-        assert cast("dict[str, Any]", heard.payload["fault"])["field"] == "instance.uuid"
-    await stop(task)
-
-
-async def test_broker_away(broker: Broker, announcements: Announcements, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the broker is away they wait, and then arrive once each, in their order."""
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
-    broker.up = False
-    task = asyncio.create_task(announcements.run())
-    for number in range(20):
-        announcements.host("tick", {"number": number})
-    await broker.began.wait()
-    assert announcements.waiting == 20
-    broker.up = True
-
-    assert [(await broker.next()).payload["number"] for _ in range(20)] == list(range(20))
-    await stop(task)
-    assert broker.taken.empty()
-    assert announcements.waiting == 0
+            heard = listener.taken.get_nowait()
+            assert heard.event_type == "sev.instance.create.error"
+            assert heard.payload["instance_uuid"] == uuid
+            assert cast("dict[str, Any]", heard.payload["fault"])["field"] == "instance.uuid"
 
 
-async def test_stop_sends_what_is_left(broker: Broker, announcements: Announcements) -> None:
-    """A stop in the middle of a publish loses neither that one nor those behind it."""
-    broker.holding = asyncio.Event()
-    task = asyncio.create_task(announcements.run())
-    for number in range(3):
-        announcements.host("tick", {"number": number})
-    await broker.began.wait()
-    broker.holding.set()
-
-    await stop(task)
-
-    assert [(await broker.next()).payload["number"] for _ in range(3)] == [0, 1, 2]
-
-
-@pytest.mark.parametrize("hangs", [True, False])
-async def test_stop_without_a_broker(
-    broker: Broker, announcements: Announcements, monkeypatch: pytest.MonkeyPatch, *, hangs: bool
+async def test_end_is_owed_until_it_is_told(
+    listener: Listener, announcements: Announcements, outbox: Outbox, store: RecordStore
 ) -> None:
-    """A stop does not wait for a broker that is away, and says how many notifications were not sent."""
-    monkeypatch.setattr(module, "_FLUSH_SECONDS", 0.05)
-    if hangs:
-        broker.holding = asyncio.Event()
-    else:
-        broker.up = False
-    task = asyncio.create_task(announcements.run())
-    for _ in range(3):
-        announcements.host("tick", {})
-    await broker.began.wait()
+    """The record that is saved owes the notification, over later saves too, and is freed once the broker has it."""
+    active = record(State.ACTIVE)
+    await announcements.conclude(active, "create", "end")
+    store.save(active.with_(state=State.STOPPED))
+    again = RecordStore(store.directory)
+    again.open()
+    (owed,) = next(iter(again)).owed
 
-    with capture_logs() as logs:
-        async with asyncio.timeout(10):
-            await stop(task)
+    async with listener.hearing(outbox):
+        heard = await listener.next()
 
-    (line,) = (line for line in logs if line["event"] == "announcements.unsent")
-    assert line["left"] == 3
+    assert heard.message_id == owed.message_id
+    present = store.get(active.uuid)
+    assert present is not None
+    assert (present.owed, present.state) == ((), State.STOPPED)
+    assert b"owed" not in store.files(active.uuid).record.read_bytes()
 
 
-async def test_bounded(broker: Broker, announcements: Announcements, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the oldest go, each with a log."""
-    monkeypatch.setattr(module, "MAX_WAITING", 5)
-    with capture_logs() as logs:
-        for number in range(7):
-            announcements.host("tick", {"number": number})
-    assert announcements.waiting == 5
-    assert [line["event"] for line in logs] == ["announcements.dropped"] * 2
-    task = asyncio.create_task(announcements.run())
+async def test_end_that_is_not_true(
+    listener: Listener,
+    announcements: Announcements,
+    outbox: Outbox,
+    store: RecordStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An end that a deletion superseded, or that the journal did not take, is not told."""
+    leaving = record(State.DELETING)
+    store.save(leaving)
+    with pytest.raises(Superseded):
+        await announcements.conclude(leaving.with_(state=State.ACTIVE), "create", "end")
 
-    assert [(await broker.next()).payload["number"] for _ in range(5)] == [2, 3, 4, 5, 6]
-    await stop(task)
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordStore, "_write", full)
+    with pytest.raises(JournalFailed):
+        await announcements.conclude(record(), "create", "end")
+    assert outbox.waiting == 0
+
+
+async def test_end_that_is_cancelled(announcements: Announcements, outbox: Outbox, store: RecordStore) -> None:
+    """Cancelled while the record is written, the end is told all the same: it is true by then."""
+    active = record(State.ACTIVE)
+    ending = asyncio.create_task(announcements.conclude(active, "create", "end"))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert store.get(active.uuid) is not None
+    assert outbox.waiting == 1

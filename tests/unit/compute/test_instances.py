@@ -14,13 +14,16 @@ from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
 from sev_agent.compute.instances import InstanceExists, InstanceNotFound, Instances
+from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import JournalFailed, Record, RecordStore, State, Superseded
-from sev_agent.config import BuildsSection
+from sev_agent.config import BuildsSection, NotificationsSection
 from sev_agent.errors import Conflict, InvalidRequest, SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
-from sev_agent.messaging.envelope import Notification
+from sev_agent.messaging import envelope
+from sev_agent.messaging.envelope import Notification, Priority
 from sev_agent.messaging.notifications import Notifier
+from sev_agent.messaging.spool import Letter, Spool
 from sev_agent.observe.metrics import Metrics
 from sev_agent.schema import Instance
 from sev_agent.sev.generation import Generation
@@ -83,9 +86,13 @@ class Ear:
         self.heard: list[Notification] = []
         self._arrived = asyncio.Condition()
 
-    async def send(self, notification: Notification) -> None:
+    can_send = True
+
+    async def publish(self, body: bytes, priority: Priority) -> None:
+        heard = envelope.decode_notification(envelope.unpack(body, max_bytes=len(body)))
+        assert heard.priority is priority
         async with self._arrived:
-            self.heard.append(notification)
+            self.heard.append(heard)
             self._arrived.notify_all()
 
     def of(self, uuid: UUID) -> list[str]:
@@ -163,18 +170,19 @@ def start(directory: Path, *, max_concurrent: int = 10, stop_timeout: float = 5)
     store = RecordStore(directory)
     store.open()
     builder, ear, marks, metrics = ScriptedBuilder(store), Ear(), Marks(), Metrics()
-    announcements = Announcements(cast("Notifier", ear), "node1")
+    outbox = Outbox(cast("Notifier", ear), Spool(directory.parent / "notifications"), store, NotificationsSection())
+    outbox.open()
     instances = Instances(
         host="node1",
         store=store,
         builder=cast("Builder", builder),
         accounting=cast("Accounting", marks),
-        announcements=announcements,
+        announcements=Announcements(outbox, store, "node1"),
         metrics=metrics,
         settings=BuildsSection(max_concurrent=max_concurrent, stop_timeout=stop_timeout),
     )
     host = Host(store, builder, ear, marks, metrics, instances)
-    host.tasks = [asyncio.create_task(announcements.run()), asyncio.create_task(instances.run())]
+    host.tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(instances.run())]
     return host
 
 
@@ -295,13 +303,13 @@ async def test_full_disk_during_a_build(host: Host, monkeypatch: pytest.MonkeyPa
     await host.begun()
     save, attempts = host.store.save, []
 
-    def full_once(late: Record) -> None:
+    def full_once(_: RecordStore, late: Record, *, owing: Letter | None = None) -> None:
         attempts.append(late.state)
         if late.state is State.FAILING:
             raise JournalFailed("no space")
-        save(late)
+        save(late, owing=owing)
 
-    monkeypatch.setattr(RecordStore, "save", lambda _, late: full_once(late))
+    monkeypatch.setattr(RecordStore, "save", full_once)
     host.builder.faults = [OSError(28, "No space left on device")]
     host.builder.go.set()
 
@@ -377,8 +385,8 @@ async def test_resume_during_acceptance(host: Host, monkeypatch: pytest.MonkeyPa
     asked = instance()
     save, loop = RecordStore.save, asyncio.get_running_loop()
 
-    def save_and_resume(store: RecordStore, late: Record) -> None:
-        save(store, late)
+    def save_and_resume(store: RecordStore, late: Record, *, owing: Letter | None = None) -> None:
+        save(store, late, owing=owing)
         if late.state is State.BUILDING:
             asyncio.run_coroutine_threadsafe(_call(host.instances.resume), loop).result(PATIENCE)
 
