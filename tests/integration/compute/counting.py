@@ -7,9 +7,7 @@ from typing import Any
 import libvirt  # noqa: TID251 - the count is of libvirt's own calls
 import pytest
 
-_LOCAL = frozenset(
-    {"virDomainGetName", "virDomainGetUUID", "virDomainFree", "virConnectRef", "virEventRunDefaultImpl"}
-)
+_LOCAL = frozenset({"virDomainGetName", "virDomainGetUUID", "virDomainFree", "virConnectRef", "virEventRunDefaultImpl"})
 """Answered from what the client has in hand already, without a message to libvirtd."""
 
 

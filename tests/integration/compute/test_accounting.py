@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from sev_agent.compute.accounting import NotRegistered
+from sev_agent.compute.allocation import ProviderTree
 from sev_agent.compute.holding import ConsumerType
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
@@ -311,7 +312,7 @@ async def test_in_flight_is_left_alone(host: CountingHost) -> None:
 async def test_every_comparison_observes(host: CountingHost) -> None:
     """A comparison tells of every instance whether its guest runs, also where Placement needs no change."""
     await registered(host)
-    uuid = await built(host)
+    uuid = await host.built()
     await host.reconcile()
     host.seen.clear()
 
@@ -327,14 +328,14 @@ async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeyp
     stray = Allocation(resources={root.uuid: {"VCPU": 1}}, project_id="p", user_id="u", consumer_type="INSTANCE")
     await host.placement.put_allocation(building.uuid, stray)
     releasing, go_on = asyncio.Event(), asyncio.Event()
-    release = host.placement.release
+    release = host.accounting._ledger.release
 
-    async def slow_release(consumer: UUID) -> bool:
+    async def slow_release(consumer: UUID, tree: ProviderTree) -> bool:
         releasing.set()
         await go_on.wait()
-        return await release(consumer)
+        return await release(consumer, tree)
 
-    monkeypatch.setattr(host.placement, "release", slow_release)
+    monkeypatch.setattr(host.accounting._ledger, "release", slow_release)
     comparing = asyncio.create_task(host.reconcile())
     await releasing.wait()
     host.in_flight.add(building.uuid)
