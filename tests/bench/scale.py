@@ -84,7 +84,7 @@ async def thousand_guests(stage: Stage) -> list[Result]:
         Result.of("scale.burst-of-1000", [burst], "s"),
         Result.of("scale.comparison", quiet, "ms", goal=RECONCILE_GOAL_MS),
         Result.of("scale.comparison-reads", [reads], "reads", floor=0, goal=1),
-        Result.of("scale.thorough-comparison", thorough, "ms", goal=RECONCILE_GOAL_MS),
+        Result.of("scale.thorough-comparison", thorough, "ms"),
         Result.of("scale.thorough-comparison-reads", [thorough_reads], "reads"),
         Result.of("scale.event-to-placement", events, "ms", goal=EVENT_GOAL_MS),
     ]
