@@ -12,6 +12,7 @@ import pytest
 from sev_agent.openstack.placement import Allocation
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, Result, run
+from tests.e2e.ear import Ear
 from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -177,7 +178,7 @@ async def test_run_check(cloud: Cloud, command: Command) -> None:
     assert (checked.status, checked.errors) == (0, "")
 
 
-async def test_reconcile(agent: AgentProcess, cloud: Cloud, command: Command) -> None:
+async def test_reconcile(agent: AgentProcess, cloud: Cloud, ear: Ear, command: Command) -> None:
     """What was written and deleted by hand is shown by a dry run, repaired by a run, and told to who listens."""
     uuid, leaked = await cloud.build(), uuid4()
     counted = await cloud.placement.allocation(uuid)
@@ -212,10 +213,10 @@ async def test_reconcile(agent: AgentProcess, cloud: Cloud, command: Command) ->
     held = await cloud.placement.allocation(uuid)
     assert held is not None
     assert held.resources == counted.resources
-    await eventually(lambda: _told(cloud, leaked, uuid), within=5, what="sev.host.drift is heard")
+    await eventually(lambda: _told(ear, leaked, uuid), within=5, what="sev.host.drift is heard")
 
 
-async def _told(cloud: Cloud, *subjects: UUID) -> bool:
-    drifts = [each.payload for each in cloud.ear.heard if each.event_type == "sev.host.drift"]
+async def _told(ear: Ear, *subjects: UUID) -> bool:
+    drifts = [each.payload for each in ear.heard if each.event_type == "sev.host.drift"]
     told = {found["subject"] for drift in drifts for found in drift["differences"]}
     return {str(subject) for subject in subjects} <= told
