@@ -141,6 +141,7 @@ class BuildsSection(Section):
     """How much is done at once, and how long a stop waits for it (seconds)."""
 
     max_concurrent: int = Field(default=10, ge=1, le=256)
+    max_power_changes: int = Field(default=50, ge=1, le=1000)
     stop_timeout: Seconds = 30
     guest_shutdown_timeout: Seconds = 60
 

@@ -127,6 +127,7 @@ class Instance(Model):
     user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_is_base64)] | None = None
     public_keys: Properties = {}
     metadata: Properties = {}
+    auto_start: bool = Field(default=False, description="start it again after the host was restarted")
 
     @property
     def host_name(self) -> str:
@@ -145,9 +146,23 @@ class BuildArguments(Model):
 
 
 class InstanceArguments(Model):
-    """``terminate_instance`` and ``get_instance``."""
+    """``terminate_instance``, ``start_instance``, ``stop_instance`` and ``get_instance``."""
 
     instance_uuid: Identifier
+
+
+class RebootType(StrEnum):
+    """``SOFT`` lets the guest shut itself down, within the host's time limit; ``HARD`` does not ask it."""
+
+    SOFT = "SOFT"
+    HARD = "HARD"
+
+
+class RebootArguments(Model):
+    """``reboot_instance``."""
+
+    instance_uuid: Identifier
+    reboot_type: Annotated[RebootType, Field(strict=False)] = RebootType.SOFT
 
 
 class ConsoleArguments(Model):

@@ -20,13 +20,18 @@ from sev_agent.messaging.notifications import subscribe
 from sev_agent.schema import BuildArguments, parse
 
 app = typer.Typer(
-    help="Build, list, show and delete the instances of one host.", no_args_is_help=True, add_completion=False
+    help="Build, list, show, start, stop, reboot and delete the instances of one host.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 _ASK_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
 _ROOMY: Final = 110
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
+
+_SETTLED: Final = frozenset({"active", "stopped", "error"})
+"""States that do not pass by themselves."""
 
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
@@ -53,13 +58,14 @@ def build(
     ] = None,
     user_data: Annotated[Path | None, typer.Option(help="A file that the guest reads at its first boot.")] = None,
     uuid: Annotated[str | None, typer.Option(help="The instance's UUID. [default: a new one]")] = None,
+    auto_start: Annotated[bool, typer.Option("--auto-start", help="Start it again after the host restarts.")] = False,
     wait: Wait = True,
     timeout: Timeout = 600,
     as_json: output.Json = False,
 ) -> None:
     """Build an encrypted instance, and show the steps as they end."""
     with output.errors():
-        instance = {
+        instance: dict[str, Any] = {
             "uuid": parse_uuid(uuid) if uuid else str(uuid4()),
             "name": name,
             "flavor": {
@@ -72,6 +78,8 @@ def build(
             "image": {"id": image},
             "networks": [_network(text) for text in network or ()],
         }
+        if auto_start:
+            instance["auto_start"] = True
         if user_data is not None:
             instance["user_data"] = _encoded(user_data)
         parse(BuildArguments, {"instance": instance})
@@ -146,6 +154,49 @@ def console(
 
 
 @app.command()
+def start(
+    uuid: Uuid,
+    host: HostName,
+    broker: BrokerUrl = _DEFAULT_BROKER,
+    wait: Wait = True,
+    timeout: Timeout = 120,
+    as_json: output.Json = False,
+) -> None:
+    """Start an instance that is stopped, if there is a slot for it."""
+    _change_power("start_instance", uuid, host, broker, limit=timeout if wait else None, as_json=as_json)
+
+
+@app.command()
+def stop(
+    uuid: Uuid,
+    host: HostName,
+    broker: BrokerUrl = _DEFAULT_BROKER,
+    wait: Wait = True,
+    timeout: Timeout = 120,
+    as_json: output.Json = False,
+) -> None:
+    """Let an instance shut itself down; after the host's time limit it is ended. Its slot becomes free."""
+    _change_power("stop_instance", uuid, host, broker, limit=timeout if wait else None, as_json=as_json)
+
+
+@app.command()
+def reboot(
+    uuid: Uuid,
+    host: HostName,
+    broker: BrokerUrl = _DEFAULT_BROKER,
+    hard: Annotated[bool, typer.Option("--hard", help="Do not ask the guest.")] = False,
+    wait: Wait = True,
+    timeout: Timeout = 240,
+    as_json: output.Json = False,
+) -> None:
+    """Stop an instance and start it again, without giving its slot back in between."""
+    kind = "HARD" if hard else "SOFT"
+    _change_power(
+        "reboot_instance", uuid, host, broker, limit=timeout if wait else None, as_json=as_json, reboot_type=kind
+    )
+
+
+@app.command()
 def delete(
     uuid: Uuid,
     host: HostName,
@@ -162,6 +213,40 @@ def delete(
         output.print_json({"uuid": uuid, "state": "deleted" if wait else "deleting"})
     else:
         typer.echo(f"Instance {uuid} is deleted." if wait else f"Instance {uuid} is being deleted.")
+
+
+def _change_power(
+    method: str, uuid: str, host: str, broker: str, *, limit: float | None, as_json: bool, **arguments: str
+) -> None:
+    async def ask() -> dict[str, Any]:
+        async with connected(broker, host) as remote:
+            return await _follow_power(remote, method, {"instance_uuid": parse_uuid(uuid), **arguments}, limit=limit)
+
+    with output.errors():
+        view = asyncio.run(ask())
+    _show(view, as_json=as_json)
+
+
+async def _follow_power(
+    remote: Remote, method: str, arguments: dict[str, str], *, limit: float | None
+) -> dict[str, Any]:
+    """Order a start, a stop or a reboot, and return the instance when it has ended. Raises ``OperationFailed``."""
+    uuid = arguments["instance_uuid"]
+    await remote.order(method, **arguments)
+    deadline = time.monotonic() + (limit or 0)
+    while True:
+        view: Any = await remote.ask("get_instance", instance_uuid=uuid)
+        if limit is None or view["state"] in _SETTLED:
+            break
+        if time.monotonic() > deadline:
+            raise OperationFailed(
+                f"instance {uuid} is still {view['state']} after {limit:g} s",
+                remedy=f"it goes on: sev-agent instance show {uuid}",
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+    if limit is not None and view["fault"]:
+        raise OperationFailed(_fault(view))
+    return dict(view)
 
 
 async def follow_build(remote: Remote, instance: dict[str, Any], *, limit: float, screen: Console) -> dict[str, Any]:
@@ -272,6 +357,7 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
         "host": view["host"],
         "state": view["state"],
         "under way": ", ".join(view["steps"]),
+        "starts with host": "yes" if view["auto_start"] else "no",
         "encryption": view["generation"],
         "size": f"{flavor['vcpus']} vCPU, {flavor['memory_mb']} MiB, {flavor['root_gb']} GiB",
         "image": view["image_id"],

@@ -144,6 +144,16 @@ class Accounting:
             tree = self._known_tree()
             await self._ledger.write(record.uuid, managed(record, tree, self._terms, runs=True), tree)
 
+    async def rest(self, record: Record) -> None:
+        """Give back what ``record``'s instance, which has stopped, does not keep. Raises as ``claim``."""
+        async with self._ledger.lock(record.uuid):
+            tree = self._known_tree()
+            holding = managed(record, tree, self._terms, runs=False)
+            if holding.resources:
+                await self._ledger.write(record.uuid, holding, tree)
+            else:
+                await self._ledger.release(record.uuid, tree)
+
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
         async with self._ledger.lock(uuid):

@@ -5,6 +5,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import structlog
@@ -13,12 +14,15 @@ from sev_agent import __version__
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder, bases_in_use
+from sev_agent.compute.guest_events import GuestEvents
+from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.methods import query_methods, work_methods
 from sev_agent.compute.nova_tree import NovaTree
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
+from sev_agent.compute.power import Power
 from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
@@ -28,7 +32,6 @@ from sev_agent.config import AgentConfig
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
-from sev_agent.hypervisor.events import Lifecycle, LifecycleEvent
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.envelope import Arguments, RequestContext
@@ -52,14 +55,18 @@ _WORK_CONCURRENCY = 32
 _QUERY_CONCURRENCY = 16
 _TASK_STOP_SECONDS = 5.0
 _SECOND_LOOK_SECONDS = 5.0
+_AGAIN_SECONDS = 3.0
 _BROKER_TASK = "broker"
 _MAX_DRIFT_TOLD = 100
 """Differences in one notification; the log has all."""
 
-_RELEVANT = frozenset(
-    {Lifecycle.STARTED, Lifecycle.STOPPED, Lifecycle.CRASHED, Lifecycle.SHUTDOWN, Lifecycle.UNDEFINED}
-)
-"""Events after which a guest may hold a slot that it did not hold before, or no longer."""
+_ACTIONS = {
+    "build_and_run_instance": "create",
+    "start_instance": "start",
+    "stop_instance": "stop",
+    "reboot_instance": "reboot",
+}
+"""What a refused request of each method would have been, in notifications."""
 
 
 async def run_agent(config: AgentConfig) -> None:
@@ -97,7 +104,11 @@ class _Agent:
         self._store = RecordStore(config.host.state_dir / "instances")
 
         self._gate_moved = asyncio.Event()
-        self._hypervisor = Hypervisor(config.hypervisor, on_event=self._on_event, on_change=self._on_hypervisor)
+        self._hypervisor = Hypervisor(
+            config.hypervisor,
+            on_event=lambda event: self._guest_events.on_event(event),  # noqa: PLW0108 - made later than this
+            on_change=self._on_hypervisor,
+        )
         self._domains = Domains(self._hypervisor)
 
         on_request = _count_requests(self._metrics)
@@ -132,8 +143,8 @@ class _Agent:
             domains=self._domains,
             store=self._store,
             settings=config.placement,
-            in_flight=lambda uuid: self._instances.in_flight(uuid),  # noqa: PLW0108 - made later than this
-            on_seen=lambda uuid, runs: self._instances.observe(uuid, runs=runs),
+            in_flight=lambda uuid: self._instances.in_flight(uuid) or self._guest_events.holds(uuid),
+            on_seen=self._on_seen,
         )
         builder = Builder(
             store=self._store,
@@ -143,21 +154,37 @@ class _Agent:
             domains=self._domains,
             settings=config.hypervisor,
         )
+        power = Power(
+            domains=self._domains,
+            accounting=self._accounting,
+            shutdown_timeout=config.builds.guest_shutdown_timeout,
+        )
         self._instances = Instances(
             host=host,
             store=self._store,
             builder=builder,
+            power=power,
             accounting=self._accounting,
             announcements=self._announcements,
             metrics=self._metrics,
             settings=config.builds,
+            on_postponed=lambda: self._reconciler.soon(after=_AGAIN_SECONDS),
+        )
+        self._guest_events = GuestEvents(
+            mark=self._accounting.mark, on_stopped=power.on_stopped, in_flight=self._instances.in_flight
+        )
+        self._host_boot = HostBoot(
+            platform_root=config.encryption.platform_root,
+            state_dir=config.host.state_dir,
+            store=self._store,
+            start=self._instances.start_again,
         )
         self._status = HostStatus(config, self._hypervisor, self._domains, self._health)
         self._reconciler = Reconciler(
             accounting=self._accounting,
             resources=self._status.resources,
             store=self._store,
-            resume=self._instances.resume,
+            resume=self._resume,
             health=self._health,
             metrics=self._metrics,
             settings=config.reconciler,
@@ -191,6 +218,7 @@ class _Agent:
         await asyncio.to_thread(self._state_lock.take)
         await asyncio.to_thread(self._store.open)
         await asyncio.to_thread(self._outbox.open)
+        await asyncio.to_thread(self._host_boot.prepare)
         await self._cache.prepare()
 
     def start(self) -> None:
@@ -202,6 +230,7 @@ class _Agent:
             "http": self._http.run(),
             "accounting": self._accounting.run(),
             "instances": self._instances.run(),
+            "host-boot": self._host_boot.run(),
             "reconciler": self._reconciler.run(),
             "rpc-queries": self._queries.run(),
             "rpc-work": self._work.run(),
@@ -250,10 +279,15 @@ class _Agent:
         else:
             self._health.down(Dependency.LIBVIRT, self._hypervisor.reason or "not connected")
 
-    def _on_event(self, event: LifecycleEvent) -> None:
-        log.debug("hypervisor.event", instance_uuid=str(event.uuid), event_name=event.event, detail=event.detail)
-        if event.event in _RELEVANT:
-            self._accounting.mark(event.uuid)
+    async def _on_seen(self, uuid: UUID, runs: bool) -> None:  # noqa: FBT001 - the callback's own
+        # Where the whole host goes down, others end the guests, and the records must say which of them ran till then.
+        if not self._supervisor.is_stopping:
+            await self._instances.observe(uuid, runs=runs)
+
+    def _resume(self) -> None:
+        """Take up what waited, now that libvirt and Placement are there and agree."""
+        self._instances.resume()
+        self._host_boot.on_registered()
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         if is_up:
@@ -282,12 +316,17 @@ class _Agent:
     async def _on_rejected(
         self, context: RequestContext, method: str, arguments: Arguments | None, error: SevAgentError
     ) -> None:
-        if method != "build_and_run_instance":
+        if (action := _ACTIONS.get(method)) is None:
             return
-        instance = (arguments or {}).get("instance")
-        uuid = instance.get("uuid") if isinstance(instance, dict) else None
-        await self._announcements.refused(uuid if isinstance(uuid, str) else None, context.request_id, error)
-        self._metrics.builds.labels("refused", error.code).inc()
+        given = arguments or {}
+        instance = given.get("instance")
+        uuid = instance.get("uuid") if isinstance(instance, dict) else given.get("instance_uuid")
+        known = uuid if isinstance(uuid, str) else None
+        await self._announcements.refused(known, context.request_id, error, action=action)
+        if action == "create":
+            self._metrics.builds.labels("refused", error.code).inc()
+        else:
+            self._metrics.power_changes.labels(action, "refused", error.code).inc()
 
     def _is_alive(self) -> bool:
         """Whether libvirt's thread turns and the broker's task goes on; to be asked at all shows that the loop does."""

@@ -29,6 +29,10 @@ class Announcements:
         """``sev.instance.delete.<phase>``, as ``create``."""
         self._outbox.post(self._about(record, "delete", phase, details))
 
+    def power(self, record: Record, action: str, phase: Phase, **details: Any) -> None:
+        """``sev.instance.<action>.<phase>`` of a start, a stop or a reboot, as ``create``."""
+        self._outbox.post(self._about(record, action, phase, details))
+
     async def conclude(self, record: Record, action: str, phase: Phase, **details: Any) -> None:
         """Save ``record`` and tell ``sev.instance.<action>.<phase>`` of it: both, or neither, whatever happens.
 
@@ -48,11 +52,11 @@ class Announcements:
         payload = {"instance_uuid": str(uuid), "state": "deleted"}
         await self._outbox.post_safely(self._letter("sev.instance.delete.end", payload, request_id))
 
-    async def refused(self, uuid: str | None, request_id: str, error: SevAgentError) -> None:
-        """``sev.instance.create.error`` for a build that was never accepted. Returns once it is safe."""
+    async def refused(self, uuid: str | None, request_id: str, error: SevAgentError, *, action: str = "create") -> None:
+        """``sev.instance.<action>.error`` for a request that was never accepted. Returns once it is safe."""
         fault = {"code": error.code, "message": error.message, "field": error.field, "remedy": error.remedy}
         payload = {"instance_uuid": uuid, "state": "refused", "fault": fault}
-        letter = self._letter("sev.instance.create.error", payload, request_id, Priority.ERROR)
+        letter = self._letter(f"sev.instance.{action}.error", payload, request_id, Priority.ERROR)
         await self._outbox.post_safely(letter)
 
     def host(self, what: str, details: Mapping[str, Any]) -> None:

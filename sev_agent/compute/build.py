@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import structlog
 
@@ -17,6 +17,7 @@ from sev_agent.compute.image_cache import CachedImage, ImageCache
 from sev_agent.compute.image_inspection import check_declared, check_fits
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
+from sev_agent.compute.refusal import explained
 from sev_agent.config import HypervisorSection
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, choose_firmware
@@ -27,14 +28,11 @@ from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.openstack.glance import Glance, Image
 from sev_agent.openstack.placement import Full
-from sev_agent.schema import Flavor
 from sev_agent.sev.image_properties import ImageProperties
 from sev_agent.sev.rules import EncryptionRequest, encryption_request
 from sev_agent.uninterrupted import in_thread, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
-
-_FLAVOR_FIELDS: Final = {"VCPU": "vcpus", "MEMORY_MB": "memory_mb", "DISK_GB": "root_gb"}
 
 
 class ForeignDomain(Conflict):
@@ -140,7 +138,7 @@ class Builder:
                 # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.
                 await uninterrupted(self._accounting.claim(record))
             except Full as error:
-                raise _explained(error, record.instance.flavor) from error
+                raise explained(error, record.instance.flavor) from error
 
     async def _disk(
         self, record: Record, image: Image, files: InstanceFiles, lease: AsyncExitStack, progress: Progress
@@ -204,21 +202,6 @@ def bases_in_use(store: RecordStore) -> Callable[[], set[Path]]:
         return kept | store.bases_set_aside
 
     return bases
-
-
-def _explained(error: Full, flavor: Flavor) -> Full:
-    """``error`` by the part of the request that asks for what is not there; Placement's text names its class."""
-    for resource_class, name in _FLAVOR_FIELDS.items():
-        if f"'{resource_class}'" in error.message:
-            return Full(
-                f"this host does not have {getattr(flavor, name)} of {resource_class} left: {error.message}",
-                field=f"instance.flavor.{name}",
-                remedy="use a smaller flavor or another host",
-            )
-    return Full(
-        f"every encryption slot of this host is taken: {error.message}",
-        remedy="delete or stop an encrypted guest of this host, or use another host",
-    )
 
 
 def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 import structlog
@@ -14,10 +14,12 @@ import structlog
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
+from sev_agent.compute.power import Power
+from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.config import BuildsSection
-from sev_agent.errors import Conflict, NotFound, SevAgentError
+from sev_agent.errors import Conflict, NotFound, SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.observe.metrics import Labelled, Metrics
 from sev_agent.schema import Instance
@@ -41,8 +43,9 @@ class InstanceNotFound(NotFound):
 class Instances:
     """The one place where an instance's state changes.
 
-    A request is journaled by ``build`` or ``terminate``; then it is this object's to finish, in a task of its own,
-    over restarts if need be. Work that libvirt's absence stopped waits for the next ``resume``.
+    A request is journaled by ``build``, ``terminate`` or ``change_power``; then it is this object's to finish, in a
+    task of its own, over restarts if need be. Work that the absence of libvirt or Placement stopped waits for the next
+    ``resume``; ``on_postponed`` is told of it.
     """
 
     def __init__(
@@ -51,19 +54,25 @@ class Instances:
         host: str,
         store: RecordStore,
         builder: Builder,
+        power: Power,
         accounting: Accounting,
         announcements: Announcements,
         metrics: Metrics,
         settings: BuildsSection,
+        on_postponed: Callable[[], None],
     ) -> None:
         self._host = host
         self._store = store
         self._builder = builder
+        self._power = power
         self._accounting = accounting
         self._announcements = announcements
         self._metrics = metrics
         self._stop_timeout = settings.stop_timeout
         self._slots = asyncio.Semaphore(settings.max_concurrent)
+        # A guest may take a minute to shut down: that must not hold up builds.
+        self._power_slots = asyncio.Semaphore(settings.max_power_changes)
+        self._on_postponed = on_postponed
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._stopping = False
@@ -112,6 +121,36 @@ class Instances:
         """
         await uninterrupted(self._accept_deletion(uuid, request_id))
 
+    async def change_power(self, uuid: UUID, to: State, request_id: str) -> Record:
+        """Accept a start, a stop or a reboot: ``to`` is the state that the work on it has.
+
+        What is so already is a success, and so is a request that comes again. Raises ``InstanceNotFound``,
+        ``WrongState``, ``JournalFailed``.
+        """
+        return await uninterrupted(self._accept_power(uuid, to, request_id))
+
+    async def start_again(self, uuid: UUID) -> None:
+        """Start a guest that ran before its host was restarted, and return when that has ended, well or not.
+
+        Raises as ``change_power``, and ``HypervisorUnavailable``.
+        """
+        await self.observe(uuid, runs=await self._power.runs(uuid))
+        await self.change_power(uuid, State.STARTING, f"req-{uuid4()}")
+        while (task := self._tasks.get(uuid)) is not None:
+            await asyncio.wait({task})
+
+    async def _accept_power(self, uuid: UUID, to: State, request_id: str) -> Record:
+        async with self._lock(uuid):
+            record = self._known(uuid)
+            verdict, accepted = judge(record, to, request_id)
+            if verdict is Verdict.IS_SO:
+                await self._announcements.conclude(accepted, POWER_CHANGES[to].action, "end")
+            elif accepted is not record:
+                await in_thread(self._store.save, accepted)
+            if verdict is Verdict.BEGINS:
+                self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=record.state.is_unfinished))
+            return accepted
+
     async def _accept(self, instance: Instance, request_id: str) -> Record:
         async with self._lock(instance.uuid):
             record = self._store.get(instance.uuid)
@@ -133,18 +172,11 @@ class Instances:
                 await self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
                 await in_thread(self._store.save, record.with_(state=State.DELETING, request_id=request_id))
-                self._begin(uuid, self._replace(self._tasks.get(uuid), uuid))
+                self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=True))
 
     def view(self, uuid: UUID) -> dict[str, Any]:
         """What is known of one instance. Raises ``InstanceNotFound``."""
-        record = self._store.get(uuid)
-        if record is None or record.state is State.DELETED:
-            raise InstanceNotFound(
-                f"host {self._host} has no instance {uuid}",
-                field="instance_uuid",
-                remedy=f"'sev-agent instance list --host {self._host}' lists those it has",
-            )
-        return self._view(record)
+        return self._view(self._known(uuid))
 
     def views(self) -> list[dict[str, Any]]:
         """What is known of every instance, oldest first."""
@@ -162,8 +194,19 @@ class Instances:
             state = State.ACTIVE if runs else State.STOPPED
             if record is None or record.state not in {State.ACTIVE, State.STOPPED} or record.state is state:
                 return
-            await in_thread(self._store.save, record.with_(state=state))
+            observed = record.with_(state=state, fault=None)
+            await self._announcements.conclude(observed, "start" if runs else "stop", "end", observed=True)
             log.info("instance.observed", instance_uuid=str(uuid), state=state)
+
+    def _known(self, uuid: UUID) -> Record:
+        record = self._store.get(uuid)
+        if record is None or record.state is State.DELETED:
+            raise InstanceNotFound(
+                f"host {self._host} has no instance {uuid}",
+                field="instance_uuid",
+                remedy=f"'sev-agent instance list --host {self._host}' lists those it has",
+            )
+        return record
 
     def _view(self, record: Record) -> dict[str, Any]:
         instance, progress = record.instance, self._progress.get(record.uuid)
@@ -177,6 +220,7 @@ class Instances:
             "flavor": instance.flavor.model_dump(mode="json"),
             "image_id": str(instance.image.id),
             "firmware": str(record.firmware) if record.firmware else None,
+            "auto_start": instance.auto_start,
             "request_id": record.request_id,
             "created_at": record.created_at.isoformat(),
             "updated_at": record.updated_at.isoformat(),
@@ -199,17 +243,21 @@ class Instances:
 
         task.add_done_callback(done)
 
-    async def _replace(self, previous: asyncio.Task[None] | None, uuid: UUID) -> None:
-        """End what worked on ``uuid`` so far, wait until it has let go, and do what the journal now says."""
+    async def _follow(self, previous: asyncio.Task[None] | None, uuid: UUID, *, cancel: bool) -> None:
+        """Wait until what worked on ``uuid`` so far has let go, ended by ``cancel`` or not; then do what is next."""
         if previous is not None:
-            previous.cancel()
-            await asyncio.wait({previous})
+            if cancel:
+                previous.cancel()
+            # Also where this task is cancelled itself: whoever follows it waits for this one alone.
+            await uninterrupted(asyncio.wait({previous}))
         await self._work(uuid, resumed=False)
 
     async def _work(self, uuid: UUID, *, resumed: bool) -> None:
         with structlog.contextvars.bound_contextvars(instance_uuid=str(uuid)):
             record = self._store.get(uuid)
             assert record is not None, "work follows the record"
+            if not record.state.is_unfinished:
+                return
             with structlog.contextvars.bound_contextvars(request_id=record.request_id):
                 try:
                     await self._steps_of(record.state)(record, resumed=resumed)
@@ -219,9 +267,72 @@ class Instances:
                     # The record says what is left to do; a later resume does it.
                     code = error.code if isinstance(error, SevAgentError) else type(error).__name__
                     log.warning("instance.postponed", state=record.state, code=code, error=str(error))
+                    self._on_postponed()
 
     def _steps_of(self, state: State) -> Callable[..., Coroutine[Any, Any, None]]:
-        return {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}[state]
+        others = {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}
+        return others.get(state, self._change_power)
+
+    async def _change_power(self, record: Record, *, resumed: bool) -> None:
+        del resumed
+        action = POWER_CHANGES[record.state].action
+        self._announcements.power(record, action, "start")
+        async with self._power_slots:
+            while record.state.is_unfinished:
+                record = await self._change_power_once(record)
+        if record.fault is None:
+            log.info("instance.power.ended", action=action)
+        code = record.fault.code if record.fault else ""
+        self._metrics.power_changes.labels(action, "error" if code else "ended", code).inc()
+
+    async def _change_power_once(self, record: Record) -> Record:
+        """Carry out what the state of ``record`` stands for, and return the record in the state that comes of it."""
+        change = POWER_CHANGES[record.state]
+        try:
+            await self._carry_out(record)
+        except Unavailable:
+            # No other host can do it: it waits for what is away.
+            raise
+        except Exception as error:
+            fault = Fault.of(error, change.action)
+            log.warning(
+                "instance.power.failed",
+                action=change.action,
+                code=fault.code,
+                error=str(error),
+                exc_info=None if isinstance(error, SevAgentError) else error,
+            )
+            state = State.ACTIVE if await self._power.runs(record.uuid) else State.STOPPED
+            return await self._move(record, state=state, fault=fault)
+        return await self._move(record, state=change.leads_to)
+
+    async def _carry_out(self, record: Record) -> None:
+        match record.state:
+            case State.STARTING:
+                await self._power.start(record)
+            case State.STOPPING:
+                await self._power.stop(record)
+            case State.RESTARTING:
+                await self._power.restart(record)
+            case _:
+                await self._power.halt(record, hard=record.state is State.REBOOTING_HARD)
+
+    async def _move(self, record: Record, **changes: Any) -> Record:
+        """Save ``changes`` of what stands in the journal; what is the end of the work is told with it.
+
+        Raises ``Superseded`` where that is not in ``record``'s state any more.
+        """
+        async with self._lock(record.uuid):
+            present = self._current(record)
+            if present.state is not record.state:
+                raise Superseded(f"instance {record.uuid} is {present.state} now")
+            moved = present.with_(**changes)
+            if moved.state.is_unfinished:
+                await in_thread(self._store.save, moved)
+            else:
+                action = POWER_CHANGES[record.state].action
+                await self._announcements.conclude(moved, action, "error" if moved.fault else "end")
+            return moved
 
     async def _build(self, record: Record, *, resumed: bool) -> None:
         started = time.perf_counter()

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from sev_agent import schema
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.reconciler import Reconciler
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.messaging.server import Method
 from sev_agent.uninterrupted import uninterrupted
@@ -23,7 +23,7 @@ def work_methods(instances: Instances, reconciler: Reconciler) -> tuple[Method[A
 
     async def build(context: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
         record = await instances.build(arguments.instance, context.request_id)
-        return {"uuid": str(record.uuid), "state": record.state.value}
+        return _state(record)
 
     async def terminate(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
         await instances.terminate(arguments.instance_uuid, context.request_id)
@@ -34,10 +34,24 @@ def work_methods(instances: Instances, reconciler: Reconciler) -> tuple[Method[A
         outcome = await uninterrupted(reconciler.now(dry_run=arguments.dry_run))
         return {"dry_run": outcome.dry_run, "differences": outcome.findings()}
 
+    async def start(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        return _state(await instances.change_power(arguments.instance_uuid, State.STARTING, context.request_id))
+
+    async def stop(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        return _state(await instances.change_power(arguments.instance_uuid, State.STOPPING, context.request_id))
+
+    async def reboot(context: RequestContext, arguments: schema.RebootArguments) -> JsonValue:
+        hard = arguments.reboot_type is schema.RebootType.HARD
+        state = State.REBOOTING_HARD if hard else State.REBOOTING
+        return _state(await instances.change_power(arguments.instance_uuid, state, context.request_id))
+
     return (
         Method(name="reconcile", arguments=schema.ReconcileArguments, handler=reconcile),
         Method(name="build_and_run_instance", arguments=schema.BuildArguments, handler=build),
         Method(name="terminate_instance", arguments=schema.InstanceArguments, handler=terminate),
+        Method(name="start_instance", arguments=schema.InstanceArguments, handler=start),
+        Method(name="stop_instance", arguments=schema.InstanceArguments, handler=stop),
+        Method(name="reboot_instance", arguments=schema.RebootArguments, handler=reboot),
     )
 
 
@@ -66,6 +80,10 @@ def query_methods(
         Method(name="get_host_status", arguments=schema.NoArguments, handler=get_host_status),
         Method(name="get_console_output", arguments=schema.ConsoleArguments, handler=get_console_output),
     )
+
+
+def _state(record: Record) -> dict[str, JsonValue]:
+    return {"uuid": str(record.uuid), "state": record.state.value}
 
 
 def tail(path: Path, lines: int | None) -> str:

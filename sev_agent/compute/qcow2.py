@@ -33,6 +33,9 @@ class Incompatible(IntFlag):
     EXTENDED_L2 = 1 << 4
 
 
+_SECTOR = 512
+
+
 class BadHeader(ValueError):
     """The bytes are not a qcow2 header of version 2 or 3."""
 
@@ -89,7 +92,8 @@ def parse_header(cluster: bytes) -> Header:
     extensions = _extensions(cluster[: backing_offset or cluster_size], header_length)
     return Header(
         version=version,
-        virtual_size=size,
+        # QEMU's own view: it counts a disk in whole sectors (block/qcow2.c, qcow2_do_open).
+        virtual_size=size - size % _SECTOR,
         incompatible=incompatible,
         crypt_method=crypt_method,
         backing_file=cluster[backing_offset : backing_offset + backing_length] if backing_offset else None,

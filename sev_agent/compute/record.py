@@ -34,11 +34,20 @@ _DISK_REMEDY = "free space on this host's disk, or use another host"
 
 
 class State(StrEnum):
-    """Where an instance stands. ``FAILING`` and ``DELETING`` are what is being undone, and are resumed."""
+    """Where an instance stands; what is under way is resumed after a restart of the daemon.
+
+    A reboot is ``REBOOTING`` or ``REBOOTING_HARD`` until the guest has stopped, then ``RESTARTING``: so one that is
+    resumed never stops the guest a second time.
+    """
 
     BUILDING = "building"
     ACTIVE = "active"
     STOPPED = "stopped"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    REBOOTING = "rebooting"
+    REBOOTING_HARD = "rebooting_hard"
+    RESTARTING = "restarting"
     FAILING = "failing"
     ERROR = "error"
     DELETING = "deleting"
@@ -47,7 +56,7 @@ class State(StrEnum):
     @property
     def is_unfinished(self) -> bool:
         """Whether work on it must be taken up again after a restart."""
-        return self in {State.BUILDING, State.FAILING, State.DELETING}
+        return self not in {State.ACTIVE, State.STOPPED, State.ERROR, State.DELETED}
 
     @property
     def is_last(self) -> bool:
@@ -61,7 +70,7 @@ class State(StrEnum):
 
 
 class Superseded(Conflict):
-    """A deletion was accepted meanwhile: nothing else may be written of the instance any more."""
+    """Another request was accepted meanwhile: what comes of the earlier one may not be written any more."""
 
     code = "instance.superseded"
 
@@ -104,7 +113,7 @@ class Fault(_Value):
 
 
 class Record(_Value):
-    """All that this host knows of one instance."""
+    """All that this host knows of one instance. ``handled`` are the requests it was last asked to start or stop by."""
 
     format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)] = _FORMAT
     instance: Instance
@@ -116,6 +125,7 @@ class Record(_Value):
     base_image: Path | None = None
     firmware: Path | None = None
     fault: Fault | None = None
+    handled: tuple[str, ...] = ()
     owed: tuple[Letter, ...] = ()
     """What was not told yet of how operations on it ended; ``RecordStore`` alone writes it."""
 

@@ -252,6 +252,7 @@ class Broker:
         log.info("broker.up", broker=self._address)
         self._tell(is_up=True)
         try:
+            raise_if_cancelled()
             await link.lost.wait()
             log.warning("broker.lost", broker=self._address)
         finally:

@@ -187,6 +187,7 @@ class RpcClient:
                 await queue.consume(self._on_reply, no_ack=True, timeout=self._broker.timeout)
             self._reply_queue = name
             self._ready.set()
+            raise_if_cancelled()
             await gone.wait()
         finally:
             self._ready.clear()

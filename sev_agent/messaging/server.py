@@ -197,6 +197,7 @@ class RpcServer:
         self._consuming.set()
         log.info("rpc.consuming", queue=self._queue.name)
         try:
+            raise_if_cancelled()
             await interrupt.wait()
         finally:
             self._consuming.clear()

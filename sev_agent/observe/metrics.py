@@ -44,6 +44,12 @@ class Metrics:
         self.deletions = Counter(
             "sev_agent_deletions", "Deletions that ended, by outcome.", ("outcome",), registry=self.registry
         )
+        self.power_changes = Counter(
+            "sev_agent_power_changes",
+            "Starts, stops and reboots that ended, by outcome and, for failures, by error code.",
+            ("action", "outcome", "code"),
+            registry=self.registry,
+        )
         self.notifications_dropped = Counter(
             "sev_agent_notifications_dropped",
             "Notifications dropped because too many waited for the broker, by event type.",

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -68,6 +69,29 @@ async def test_life_of_an_instance(agent: AgentProcess, cloud: Cloud, command: C
     assert (await command("instance", "show", uuid)).status == NOT_FOUND
 
 
+async def test_power_of_an_instance(agent: AgentProcess, cloud: Cloud, command: Command) -> None:
+    """stop, start and reboot end with the state that they lead to; what the state does not allow is status 1."""
+    await agent.stop()
+    await agent.start(builds__guest_shutdown_timeout=1)
+    uuid = str(await cloud.build())
+
+    async def state(*arguments: str) -> str:
+        ended = await command("instance", arguments[0], uuid, *arguments[1:], "--json")
+        assert ended.status == 0, ended.errors
+        return str(json.loads(ended.output)["state"])
+
+    assert await state("stop") == "stopped"
+    assert await state("stop") == "stopped"
+    refused = await command("instance", "reboot", uuid)
+    assert refused.status == FAILED
+    assert "is stopped: it cannot reboot now" in refused.errors
+    assert "start it" in refused.errors
+    assert await state("start") == "active"
+    assert await state("reboot", "--hard") == "active"
+    assert await state("stop", "--no-wait") in {"stopping", "stopped"}
+    assert "starts with host" in (await command("instance", "show", uuid)).output
+
+
 async def test_build_shows_its_steps(agent: AgentProcess, cloud: Cloud, command: Command) -> None:
     """A build prints each step as it ends, on standard error."""
     built = await command("instance", "build", "--image", str(cloud.blank), "--memory", "64")
@@ -107,6 +131,9 @@ async def test_build_without_waiting(agent: AgentProcess, cloud: Cloud, command:
         (("show", str(uuid4())), NOT_FOUND, "has no instance"),
         (("console", str(uuid4())), NOT_FOUND, "has no instance"),
         (("delete", "x"), FAILED, "is not a UUID"),
+        (("stop", "x"), FAILED, "is not a UUID"),
+        (("start", str(uuid4())), NOT_FOUND, "has no instance"),
+        (("reboot", str(uuid4()), "--hard"), NOT_FOUND, "has no instance"),
         (("list", "--host", "nowhere"), NOT_FOUND, "sev_agent_query.nowhere"),
         (("list", "--broker", "amqp://guest:guest@127.0.0.1:1/"), UNAVAILABLE, "127.0.0.1:1"),
     ],
@@ -142,7 +169,7 @@ async def test_lab_status(cloud: Cloud, command: Command, tmp_path: Path) -> Non
         ("lab",),
         *(("lab", name) for name in ("up", "status", "logs", "down")),
         ("instance",),
-        *(("instance", name) for name in ("build", "list", "show", "console", "delete")),
+        *(("instance", name) for name in ("build", "list", "show", "console", "start", "stop", "reboot", "delete")),
     ],
 )
 async def test_help(command: Command, arguments: tuple[str, ...]) -> None:
@@ -217,6 +244,6 @@ async def test_reconcile(agent: AgentProcess, cloud: Cloud, ear: Ear, command: C
 
 
 async def _told(ear: Ear, *subjects: UUID) -> bool:
-    drifts = [each.payload for each in ear.heard if each.event_type == "sev.host.drift"]
-    told = {found["subject"] for drift in drifts for found in drift["differences"]}
+    drifts: list[Any] = [each.payload["differences"] for each in ear.heard if each.event_type == "sev.host.drift"]
+    told = {found["subject"] for drift in drifts for found in drift}
     return {str(subject) for subject in subjects} <= told

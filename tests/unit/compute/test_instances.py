@@ -15,6 +15,7 @@ from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
 from sev_agent.compute.instances import InstanceExists, InstanceNotFound, Instances
 from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.power import Power
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.config import BuildsSection, NotificationsSection
@@ -79,6 +80,51 @@ class ScriptedBuilder:
         return self._running.count(uuid)
 
 
+class ScriptedPower:
+    """Stands for libvirt and Placement: ``running`` are the guests that run, ``done`` is what was carried out.
+
+    Each step stops at ``begun`` until it is let ``go``; ``faults`` are raised, one for each step that comes to its end.
+    """
+
+    def __init__(self) -> None:
+        self.running: set[UUID] = set()
+        self.done: list[str] = []
+        self.begun: asyncio.Queue[str] = asyncio.Queue()
+        self.go = asyncio.Event()
+        self.faults: list[BaseException | None] = []
+        self.most_at_once = 0
+        self._at_work: list[UUID] = []
+
+    async def start(self, record: Record) -> None:
+        await self._do("start", record, runs=True)
+
+    async def stop(self, record: Record) -> None:
+        await self._do("stop", record, runs=False)
+
+    async def halt(self, record: Record, *, hard: bool) -> None:
+        await self._do("halt hard" if hard else "halt", record, runs=False)
+
+    async def restart(self, record: Record) -> None:
+        await self._do("restart", record, runs=True)
+
+    async def runs(self, uuid: UUID) -> bool:
+        return uuid in self.running
+
+    async def _do(self, what: str, record: Record, *, runs: bool) -> None:
+        assert record.uuid not in self._at_work, "two operations on one instance at once"
+        self._at_work.append(record.uuid)
+        self.most_at_once = max(self.most_at_once, len(self._at_work))
+        try:
+            self.begun.put_nowait(what)
+            await self.go.wait()
+            if self.faults and (fault := self.faults.pop(0)) is not None:
+                raise fault
+            self.done.append(what)
+            (self.running.add if runs else self.running.discard)(record.uuid)
+        finally:
+            self._at_work.remove(record.uuid)
+
+
 class Ear:
     """Takes what would go to the broker."""
 
@@ -128,10 +174,12 @@ class Host:
 
     store: RecordStore
     builder: ScriptedBuilder
+    power: ScriptedPower
     ear: Ear
     marks: Marks
     metrics: Metrics
     instances: Instances
+    postponed: "asyncio.Queue[None]"
     tasks: "list[asyncio.Task[None]]" = field(default_factory=list)
 
     async def stop(self) -> None:
@@ -165,23 +213,28 @@ class Host:
                 await asyncio.sleep(0)
 
 
-def start(directory: Path, *, max_concurrent: int = 10, stop_timeout: float = 5) -> Host:
+def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int = 10, stop_timeout: float = 5) -> Host:
     """The daemon's part, as it starts over what is in ``directory``."""
     store = RecordStore(directory)
     store.open()
-    builder, ear, marks, metrics = ScriptedBuilder(store), Ear(), Marks(), Metrics()
+    builder, power, ear, marks, metrics = ScriptedBuilder(store), ScriptedPower(), Ear(), Marks(), Metrics()
+    postponed: asyncio.Queue[None] = asyncio.Queue()
     outbox = Outbox(cast("Notifier", ear), Spool(directory.parent / "notifications"), store, NotificationsSection())
     outbox.open()
     instances = Instances(
         host="node1",
         store=store,
         builder=cast("Builder", builder),
+        power=cast("Power", power),
         accounting=cast("Accounting", marks),
         announcements=Announcements(outbox, store, "node1"),
         metrics=metrics,
-        settings=BuildsSection(max_concurrent=max_concurrent, stop_timeout=stop_timeout),
+        settings=BuildsSection(
+            max_concurrent=max_concurrent, max_power_changes=max_power_changes, stop_timeout=stop_timeout
+        ),
+        on_postponed=lambda: postponed.put_nowait(None),
     )
-    host = Host(store, builder, ear, marks, metrics, instances)
+    host = Host(store, builder, power, ear, marks, metrics, instances, postponed)
     host.tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(instances.run())]
     return host
 
@@ -191,6 +244,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     running = start(tmp_path / "instances")
     yield running
     running.builder.go.set()
+    running.power.go.set()
     await running.stop()
 
 
@@ -265,6 +319,7 @@ async def test_libvirt_away(host: Host) -> None:
     assert host.state(asked.uuid) is State.BUILDING
     assert host.instances.in_flight(asked.uuid)
     assert host.builder.undone.empty()
+    assert host.postponed.qsize() == 1
     host.instances.resume()
     assert await host.begun() == (asked.uuid, True)
     await host.ear.until(asked.uuid, "create.end")

@@ -12,7 +12,8 @@ from sev_agent.compute.drift import Difference, Reconciliation
 from sev_agent.compute.instances import InstanceNotFound, Instances
 from sev_agent.compute.methods import query_methods, tail, work_methods
 from sev_agent.compute.reconciler import Reconciler
-from sev_agent.compute.record import Record, RecordStore
+from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.schema import Instance, parse
 from tests.requests import record, requested
@@ -33,6 +34,10 @@ class Known:
 
     async def terminate(self, uuid: UUID, request_id: str) -> None:
         self.calls.append(("terminate", uuid, request_id))
+
+    async def change_power(self, uuid: UUID, to: State, request_id: str) -> Record:
+        self.calls.append((to, uuid, request_id))
+        return record(to, uuid)
 
     def view(self, uuid: UUID) -> dict[str, Any]:
         if uuid not in self._records:
@@ -103,6 +108,34 @@ async def test_reconcile(store: RecordStore) -> None:
     }
     assert rehearsed["dry_run"]
     assert not rehearsed["differences"][0]["repaired"]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "state"),
+    [
+        ("start_instance", {}, State.STARTING),
+        ("stop_instance", {}, State.STOPPING),
+        ("reboot_instance", {}, State.REBOOTING),
+        ("reboot_instance", {"reboot_type": "SOFT"}, State.REBOOTING),
+        ("reboot_instance", {"reboot_type": "HARD"}, State.REBOOTING_HARD),
+    ],
+)
+async def test_power(store: RecordStore, method: str, arguments: dict[str, str], state: State) -> None:
+    """A start, a stop or a reboot is answered with the state that says that it is under way."""
+    known, uuid = Known(), uuid4()
+
+    answer = await ask(known, store, method, instance_uuid=str(uuid), **arguments)
+
+    assert answer == {"uuid": str(uuid), "state": state.value}
+    assert known.calls == [(state, uuid, "req-1")]
+
+
+async def test_reboot_of_an_unknown_kind(store: RecordStore) -> None:
+    """There are two ways to reboot, and the refusal names the field."""
+    with pytest.raises(InvalidRequest) as caught:
+        await ask(Known(), store, "reboot_instance", instance_uuid=str(uuid4()), reboot_type="GENTLE")
+
+    assert caught.value.field == "reboot_type"
 
 
 async def test_questions(store: RecordStore) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -151,6 +152,29 @@ async def test_same_at_every_attempt(tmp_path: Path) -> None:
         await life.listener.began.wait()
     (tried,) = life.outbox._waiting.values()
     assert list(Life(tmp_path).outbox._waiting.values()) == [tried]
+
+
+async def test_taken_while_it_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notification that the broker takes in the very moment in which it goes to the disk is not told again."""
+    life = Life(tmp_path)
+    life.listener.holding.clear()
+    loop, writing, written = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    append = Spool._append
+
+    def slowly(spool: Spool, content: bytes, *, sync: bool) -> None:
+        append(spool, content, sync=sync)
+        loop.call_soon_threadsafe(writing.set)
+        assert written.wait(10)
+
+    monkeypatch.setattr(Spool, "_append", slowly)
+    async with life.listener.hearing(life.outbox):
+        life.ticks(1)
+        await asyncio.wait_for(writing.wait(), 10)
+        life.listener.holding.set()
+        assert await life.heard(1) == [1]
+        written.set()
+        await life.is_safe()
+    assert Life(tmp_path).outbox.waiting == 0
 
 
 async def test_stop_sends_what_is_left(tmp_path: Path) -> None:

@@ -1,0 +1,466 @@
+"""What a host does with requests to start, stop and reboot, whenever they come."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from sev_agent.compute.announcements import Announcements
+from sev_agent.compute.instances import InstanceNotFound
+from sev_agent.compute.power_change import WrongState
+from sev_agent.compute.record import JournalFailed, Record, RecordStore, State
+from sev_agent.errors import Conflict, Exhausted, InvalidRequest, Unavailable
+from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.messaging.spool import Letter
+from sev_agent.schema import Phase
+from tests.requests import instance, record
+from tests.unit.compute.test_instances import PATIENCE, Host, start
+
+START, STOP, SOFT, HARD = State.STARTING, State.STOPPING, State.REBOOTING, State.REBOOTING_HARD
+
+CHANGES = [
+    (State.STOPPED, START, ["start"], State.ACTIVE, "start"),
+    (State.ACTIVE, STOP, ["stop"], State.STOPPED, "stop"),
+    (State.ACTIVE, SOFT, ["halt", "restart"], State.ACTIVE, "reboot"),
+    (State.ACTIVE, HARD, ["halt hard", "restart"], State.ACTIVE, "reboot"),
+    (State.STOPPED, HARD, ["halt hard", "restart"], State.ACTIVE, "reboot"),
+]
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    running = start(tmp_path / "instances")
+    yield running
+    running.builder.go.set()
+    running.power.go.set()
+    await running.stop()
+
+
+def has(host: Host, state: State) -> Record:
+    """An instance that stands in ``state``, in libvirt too."""
+    known = record(state)
+    host.store.save(known)
+    if state is State.ACTIVE:
+        host.power.running.add(known.uuid)
+    return known
+
+
+async def begun(host: Host) -> str:
+    async with asyncio.timeout(PATIENCE):
+        return await host.power.begun.get()
+
+
+@pytest.mark.parametrize(("state", "to", "steps", "then", "action"), CHANGES)
+async def test_change(host: Host, state: State, to: State, steps: list[str], then: State, action: str) -> None:
+    """A request is in the journal when it is accepted, in flight while it is worked on, then done and told of."""
+    known = has(host, state)
+
+    accepted = await host.instances.change_power(known.uuid, to, "req-2")
+
+    assert accepted.state is to
+    assert f'"{to}"'.encode() in host.store.files(known.uuid).record.read_bytes()
+    assert host.instances.in_flight(known.uuid)
+    host.power.go.set()
+    end = await host.ear.until(known.uuid, f"{action}.end")
+    await host.idle()
+    assert host.power.done == steps
+    assert host.state(known.uuid) is then
+    assert end.payload["state"] == then
+    assert end.context.request_id == "req-2"
+    assert host.ear.of(known.uuid) == [f"{action}.start", f"{action}.end"]
+    assert not host.instances.in_flight(known.uuid)
+    assert host.marks.marked == [known.uuid]
+
+
+async def test_reboot_never_looks_stopped(host: Host) -> None:
+    """From its acceptance to its end a reboot is in flight, and what libvirt says meanwhile changes nothing."""
+    known = has(host, State.ACTIVE)
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    assert await begun(host) == "halt"
+
+    await host.instances.observe(known.uuid, runs=False)
+
+    assert host.state(known.uuid) is SOFT
+    host.power.go.set()
+    assert await begun(host) == "restart"
+    await host.ear.until(known.uuid, "reboot.end")
+    assert "stop.end" not in host.ear.of(known.uuid)
+
+
+async def test_no_slot(host: Host) -> None:
+    """A start that finds no slot leaves the instance stopped, with the reason in its record and in the notification."""
+    known = has(host, State.STOPPED)
+    host.power.go.set()
+    host.power.faults = [Exhausted("every slot is taken", remedy="stop another guest")]
+
+    await host.instances.change_power(known.uuid, START, "req-2")
+    error = await host.ear.until(known.uuid, "start.error")
+    await host.idle()
+
+    fault = cast("dict[str, Any]", error.payload["fault"])
+    assert (fault["code"], fault["step"], fault["remedy"]) == ("exhausted", "start", "stop another guest")
+    assert error.priority == "error"
+    assert host.state(known.uuid) is State.STOPPED
+    assert host.instances.view(known.uuid)["fault"] == fault
+    assert not host.power.running
+    labels = {"action": "start", "outcome": "error", "code": "exhausted"}
+    assert host.metrics.registry.get_sample_value("sev_agent_power_changes_total", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "faults", "then"),
+    [
+        (STOP, [Conflict("it hangs")], State.ACTIVE),
+        (SOFT, [Conflict("it hangs")], State.ACTIVE),
+        (HARD, [None, Conflict("does not start")], State.STOPPED),
+        (SOFT, [None, ZeroDivisionError("oops")], State.STOPPED),
+    ],
+)
+async def test_failure(host: Host, to: State, faults: list[BaseException | None], then: State) -> None:
+    """After a failure the instance is as libvirt says, with the reason, and free for the next request."""
+    known = has(host, State.ACTIVE)
+    host.power.go.set()
+    host.power.faults = faults
+
+    await host.instances.change_power(known.uuid, to, "req-2")
+    await host.idle()
+
+    assert host.state(known.uuid) is then
+    assert host.instances.view(known.uuid)["fault"]["step"] == ("stop" if to is STOP else "reboot")
+    assert host.ear.of(known.uuid)[-1].endswith(".error")
+    await host.instances.change_power(known.uuid, HARD, "req-3")
+    await host.ear.until(known.uuid, "reboot.end")
+    assert host.instances.view(known.uuid)["fault"] is None
+
+
+@pytest.mark.parametrize("fault", [HypervisorUnavailable("gone"), Unavailable("Placement is away")])
+@pytest.mark.parametrize(("state", "to", "steps", "then", "action"), CHANGES)
+async def test_what_is_needed_is_away(
+    host: Host, fault: Exception, state: State, to: State, steps: list[str], then: State, action: str
+) -> None:
+    """What libvirt's or Placement's absence stops is no failure: it waits, asks to be resumed, and then ends."""
+    known = has(host, state)
+    host.power.go.set()
+    host.power.faults = [None] * (len(steps) - 1) + [fault]
+
+    await host.instances.change_power(known.uuid, to, "req-2")
+    await host.idle()
+
+    assert host.instances.in_flight(known.uuid)
+    assert host.postponed.qsize() == 1
+    assert f"{action}.error" not in host.ear.of(known.uuid)
+    host.instances.resume()
+    await host.ear.until(known.uuid, f"{action}.end")
+    assert host.power.done == steps
+    assert host.state(known.uuid) is then
+
+
+@pytest.mark.parametrize(("state", "to", "steps", "then", "action"), CHANGES)
+@pytest.mark.parametrize("late", [0.0, 1.0])
+async def test_kill(
+    tmp_path: Path, state: State, to: State, steps: list[str], then: State, action: str, late: float
+) -> None:
+    """What a daemon that was killed had begun, the next one ends; a guest that was stopped is not stopped again."""
+    first = start(tmp_path / "instances", stop_timeout=0.01)
+    known = has(first, state)
+    await first.instances.change_power(known.uuid, to, "req-2")
+    if late and len(steps) == 2:
+        first.power.go.set()
+        first.power.faults = [None, HypervisorUnavailable("the moment of the kill")]
+        await first.idle()
+    else:
+        await begun(first)
+    await first.stop()
+
+    again = start(tmp_path / "instances")
+    again.power.go.set()
+    again.instances.resume()
+    await again.ear.until(known.uuid, f"{action}.end")
+    await again.idle()
+
+    assert again.power.done == (steps[1:] if late and len(steps) == 2 else steps)
+    assert again.state(known.uuid) is then
+    await again.stop()
+
+
+async def test_copies(host: Host) -> None:
+    """One request that is delivered many times, also at once and after later ones, is carried out once."""
+    known = has(host, State.ACTIVE)
+    host.power.go.set()
+
+    await asyncio.gather(*(host.instances.change_power(known.uuid, STOP, "req-stop") for _ in range(5)))
+    await host.ear.until(known.uuid, "stop.end")
+    await host.idle()
+    await host.instances.change_power(known.uuid, START, "req-start")
+    await host.ear.until(known.uuid, "start.end")
+    await host.idle()
+    late = await host.instances.change_power(known.uuid, STOP, "req-stop")
+    await host.idle()
+
+    assert late.state is State.ACTIVE
+    assert host.power.done == ["stop", "start"]
+    assert host.ear.of(known.uuid).count("stop.end") == 1
+
+
+async def test_copies_after_a_restart(host: Host, tmp_path: Path) -> None:
+    """The next daemon knows the requests of the one before it."""
+    known = has(host, State.ACTIVE)
+    host.power.go.set()
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    await host.ear.until(known.uuid, "reboot.end")
+    await host.idle()
+    await host.stop()
+    again = start(tmp_path / "instances")
+
+    await again.instances.change_power(known.uuid, SOFT, "req-2")
+    await again.idle()
+
+    assert again.power.begun.empty()
+    await again.stop()
+
+
+async def test_joined(host: Host) -> None:
+    """A second request for what is under way is a success, and is not carried out after it."""
+    known = has(host, State.ACTIVE)
+    await host.instances.change_power(known.uuid, STOP, "req-2")
+    await begun(host)
+
+    assert (await host.instances.change_power(known.uuid, STOP, "req-3")).state is STOP
+    host.power.go.set()
+    await host.ear.until(known.uuid, "stop.end")
+    await host.idle()
+    await host.instances.observe(known.uuid, runs=True)
+
+    assert (await host.instances.change_power(known.uuid, STOP, "req-3")).state is State.ACTIVE
+    assert host.power.done == ["stop"]
+
+
+@pytest.mark.parametrize(("state", "to", "action"), [(State.ACTIVE, START, "start"), (State.STOPPED, STOP, "stop")])
+async def test_what_is_so_already(host: Host, state: State, to: State, action: str) -> None:
+    """A request for what is so already is told as done, with its own request, and does nothing."""
+    known = has(host, state)
+
+    accepted = await host.instances.change_power(known.uuid, to, "req-2")
+    end = await host.ear.until(known.uuid, f"{action}.end")
+
+    assert accepted.state is state
+    assert end.context.request_id == "req-2"
+    assert host.power.begun.empty()
+
+
+async def test_hard_reboot_of_a_guest_that_does_not_shut_down(host: Host) -> None:
+    """A hard reboot ends the waiting of a soft one, and the guest is restarted once."""
+    known = has(host, State.ACTIVE)
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    assert await begun(host) == "halt"
+
+    await host.instances.change_power(known.uuid, HARD, "req-3")
+    assert await begun(host) == "halt hard"
+    host.power.go.set()
+    end = await host.ear.until(known.uuid, "reboot.end")
+    await host.idle()
+
+    assert host.power.done == ["halt hard", "restart"]
+    assert end.context.request_id == "req-3"
+    assert host.state(known.uuid) is State.ACTIVE
+
+
+@pytest.mark.parametrize("turns", range(14))
+async def test_hard_reboot_at_any_moment_of_a_soft_one(host: Host, turns: int) -> None:
+    """Whenever it comes, no request is lost, none overlaps another, and the guest runs in the end."""
+    known = has(host, State.ACTIVE)
+    host.power.go.set()
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await host.instances.change_power(known.uuid, HARD, "req-3")
+    await host.ear.until(known.uuid, "reboot.end")
+    await host.idle()
+
+    stored = host.store.get(known.uuid)
+    assert stored is not None
+    assert stored.state is State.ACTIVE
+    assert stored.handled == ("reboot req-2", "reboot req-3")
+    assert known.uuid in host.power.running
+    assert host.power.done[-1] == "restart"
+
+
+@pytest.mark.parametrize(("state", "to", "steps", "then", "action"), CHANGES)
+@pytest.mark.parametrize("turns", [0, 1, 3, 6, 10, 15])
+async def test_delete_at_any_moment(
+    host: Host, state: State, to: State, steps: list[str], then: State, action: str, turns: int
+) -> None:
+    """A deletion, whenever it comes, ends the operation first and leaves nothing; the operation is no failure."""
+    del then
+    known = has(host, state)
+    if turns != 1:
+        host.power.go.set()
+    await host.instances.change_power(known.uuid, to, "req-2")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await host.instances.terminate(known.uuid, "req-3")
+    await host.ear.until(known.uuid, "delete.end")
+    await host.idle()
+
+    assert host.state(known.uuid) is State.DELETED
+    assert f"{action}.error" not in host.ear.of(known.uuid)
+    assert host.power.done == steps[: len(host.power.done)]
+    assert not host.instances.in_flight(known.uuid)
+    with pytest.raises(InstanceNotFound):
+        await host.instances.change_power(known.uuid, to, "req-4")
+
+
+async def test_delete_waits_for_what_cannot_be_cancelled(host: Host) -> None:
+    """A deletion after a hard reboot after a soft one waits until the first has let go of the guest."""
+    known = has(host, State.ACTIVE)
+    release = asyncio.Event()
+
+    async def stubborn(record: Record, *, hard: bool) -> None:
+        del record, hard
+        host.power.begun.put_nowait("halt")
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        raise asyncio.CancelledError
+
+    host.power.halt = stubborn  # type: ignore[method-assign]
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    await begun(host)
+    await host.instances.change_power(known.uuid, HARD, "req-3")
+    await host.instances.terminate(known.uuid, "req-4")
+    await asyncio.sleep(0.02)
+
+    assert host.builder.undone.empty()
+    release.set()
+    await host.ear.until(known.uuid, "delete.end")
+
+
+async def test_stop_as_a_build_ends(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that comes as soon as the journal says active takes nothing from the build, its notification included."""
+    asked = instance()
+    conclude, saved, may_end = Announcements.conclude, asyncio.Event(), asyncio.Event()
+
+    async def slow(told: Announcements, record: Record, action: str, phase: Phase, **details: Any) -> None:
+        await conclude(told, record, action, phase, **details)
+        saved.set()
+        await may_end.wait()
+
+    monkeypatch.setattr(Announcements, "conclude", slow)
+    host.builder.go.set()
+    host.power.go.set()
+    await host.instances.build(asked, "req-1")
+    await saved.wait()
+
+    await host.instances.change_power(asked.uuid, STOP, "req-2")
+    await asyncio.sleep(0)
+    may_end.set()
+    await host.ear.until(asked.uuid, "stop.end")
+
+    assert host.ear.of(asked.uuid) == ["create.start", "create.progress", "create.end", "stop.start", "stop.end"]
+    assert host.counted("active") == 1
+
+
+async def test_hard_reboot_as_a_soft_one_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soft reboot whose failure comes while a hard one is being accepted does not write over it."""
+    known = has(host, State.ACTIVE)
+    save, loop = RecordStore.save, asyncio.get_running_loop()
+    host.power.faults = [Conflict("it hangs")]
+
+    def late(store: RecordStore, record: Record, *, owing: Letter | None = None) -> None:
+        if record.state is HARD:
+            loop.call_soon_threadsafe(host.power.go.set)
+            time.sleep(0.05)
+        save(store, record, owing=owing)
+
+    monkeypatch.setattr(RecordStore, "save", late)
+    await host.instances.change_power(known.uuid, SOFT, "req-2")
+    await begun(host)
+    await host.instances.change_power(known.uuid, HARD, "req-3")
+    await host.ear.until(known.uuid, "reboot.end")
+    await host.idle()
+
+    assert "reboot.error" not in host.ear.of(known.uuid)
+    assert host.power.done == ["halt hard", "restart"]
+
+
+@pytest.mark.parametrize("state", [State.BUILDING, State.ERROR, State.DELETING])
+async def test_wrong_state(host: Host, state: State) -> None:
+    """A request that the state does not allow is refused with the state and a remedy, and changes nothing."""
+    known = record(state)
+    host.store.save(known)
+
+    with pytest.raises(WrongState, match=str(state)) as caught:
+        await host.instances.change_power(known.uuid, STOP, "req-2")
+
+    assert caught.value.remedy
+    assert host.store.get(known.uuid) == known
+
+
+async def test_unknown_instance(host: Host) -> None:
+    """What is not there cannot be started, stopped or rebooted."""
+    with pytest.raises(InstanceNotFound):
+        await host.instances.change_power(uuid4(), START, "req-2")
+
+
+async def test_request_that_cannot_be_written_down(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a journal nothing is accepted and nothing begins."""
+    known = has(host, State.ACTIVE)
+
+    def full(_: RecordStore, __: Record, **___: object) -> None:
+        raise JournalFailed("no space")
+
+    monkeypatch.setattr(RecordStore, "save", full)
+
+    with pytest.raises(JournalFailed):
+        await host.instances.change_power(known.uuid, STOP, "req-2")
+
+    assert host.state(known.uuid) is State.ACTIVE
+    assert host.power.begun.empty()
+
+
+async def test_guests_that_hang_hold_up_no_build(tmp_path: Path) -> None:
+    """Guests that take long to shut down wait beside the builds, and the builds beside them."""
+    host = start(tmp_path / "instances", max_concurrent=1, max_power_changes=3)
+    hanging = [has(host, State.ACTIVE) for _ in range(5)]
+    for known in hanging:
+        await host.instances.change_power(known.uuid, STOP, "req")
+    for _ in range(3):
+        await begun(host)
+    host.builder.go.set()
+    asked = instance()
+
+    await host.instances.build(asked, "req-1")
+    await host.ear.until(asked.uuid, "create.end")
+
+    assert host.power.most_at_once == 3
+    host.power.go.set()
+    for known in hanging:
+        await host.ear.until(known.uuid, "stop.end")
+    assert host.power.most_at_once == 3
+    await host.stop()
+
+
+async def test_observed_is_told(host: Host) -> None:
+    """A guest that ends or starts without a request is told of, as what it is, and an old fault is forgotten."""
+    known = record(State.STOPPED)
+    host.store.save(known)
+    host.power.go.set()
+    host.power.faults = [InvalidRequest("no")]
+    await host.instances.change_power(known.uuid, START, "req-2")
+    await host.ear.until(known.uuid, "start.error")
+    await host.idle()
+
+    await host.instances.observe(known.uuid, runs=True)
+
+    end = await host.ear.until(known.uuid, "start.end")
+    assert end.payload["observed"] is True
+    assert end.payload["fault"] is None
+    assert host.instances.view(known.uuid)["fault"] is None
