@@ -11,7 +11,7 @@ import structlog
 
 from sev_agent.compute.allocation import ProviderTree, Resources
 from sev_agent.compute.holding import ConsumerType, Holding
-from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Placement, retry_conflicts
+from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Full, Placement, retry_conflicts
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -127,14 +127,19 @@ class Ledger:
 
     @contextlib.contextmanager
     def _writing(self, uuid: UUID) -> Iterator[None]:
-        """Tell who watches, before and after: a read in between may have seen either."""
-        for written in self._watchers:
-            written.add(uuid)
+        """Tell who watches, when it has ended: one that ends later still sets right itself what they note meanwhile."""
         try:
             yield
-        finally:
-            for written in self._watchers:
-                written.add(uuid)
+        except Full:
+            raise  # nothing was written
+        except BaseException:
+            self._tell(uuid)
+            raise
+        self._tell(uuid)
+
+    def _tell(self, uuid: UUID) -> None:
+        for written in self._watchers:
+            written.add(uuid)
 
 
 def _elsewhere(allocation: Allocation, tree: ProviderTree) -> dict[UUID, Resources]:
