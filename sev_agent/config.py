@@ -129,8 +129,16 @@ class ServiceSection(Section):
 
 
 class PlacementSection(ServiceSection):
-    """Placement, and what this host does not offer to it: reserves for the host itself."""
+    """Placement, whose tree the host's is there, and how guests are counted in it.
 
+    ``reserved_host_...`` is what this host does not offer: it is the host's own. ``guest_overhead_mb`` is what a guest
+    takes beside its RAM, MiB. ``claim_grace`` is how long a scheduler's claim may wait for its request, seconds.
+    """
+
+    mode: Literal["standalone", "beside-nova"] = "standalone"
+    nova_node: str | None = Field(default=None, min_length=1, max_length=200)
+    guest_overhead_mb: int = Field(default=128, ge=0, le=65_536)
+    claim_grace: Seconds = 300
     reserved_host_memory_mb: int = Field(default=512, ge=0)
     reserved_host_cpus: int = Field(default=0, ge=0)
     reserved_host_disk_gb: int = Field(default=0, ge=0)

@@ -172,6 +172,12 @@ class ConsoleArguments(Model):
     length: int | None = Field(default=None, ge=1, le=100_000)
 
 
+class ReconcileArguments(Model):
+    """``reconcile``: compare Placement with what runs, and repair; or only tell."""
+
+    dry_run: bool = False
+
+
 class NoArguments(Model):
     """``list_instances`` and ``get_host_status``."""
 

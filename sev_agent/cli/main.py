@@ -11,6 +11,7 @@ from sev_agent import __version__
 _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
     "instance": "sev_agent.cli.instance",
+    "reconcile": "sev_agent.cli.reconcile",
     "lab": "sev_agent.cli.lab",
     "demo": "sev_agent.cli.demo",
 }

@@ -1,34 +1,37 @@
 """Placement told the truth: each guest's allocation follows what libvirt runs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import structlog
 
-from sev_agent.compute.allocation import ProviderTree, Resources
-from sev_agent.compute.holding import Holding, managed, wanted
-from sev_agent.compute.inventory import HostProviders, HostResources
+from sev_agent.compute.allocation import ProviderTree
+from sev_agent.compute.drift import Comparison, Reconciliation, compare
+from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
+from sev_agent.compute.inventory import HostResources
+from sev_agent.compute.ledger import Ledger
+from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.record import Record, RecordStore
+from sev_agent.compute.strangers import Strangers
 from sev_agent.config import PlacementSection
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.hypervisor.domains import Domains, Guest
 from sev_agent.observe.metrics import Labelled
-from sev_agent.openstack.placement import (
-    ConcurrentUpdate,
-    Placement,
-    ProviderSummary,
-    RequestGroup,
-    retry_conflicts,
-)
+from sev_agent.openstack.placement import Placement, ProviderSummary, RequestGroup
+from sev_agent.sev.generation import RESOURCE_CLASS
 from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
 _RETRY_SECONDS = 3.0
 _PARALLEL_WRITES = 4
+_FEW: Final = 32
+"""Guests that are looked at one by one, so that an event costs the same on a full host; more are seen in one look."""
+
+_PROBES: Final = ("DISK_GB", "VCPU", "MEMORY_MB", RESOURCE_CLASS)
 
 
 class NotRegistered(Unavailable):
@@ -38,34 +41,19 @@ class NotRegistered(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One consumer whose allocation was not what it should be."""
-
-    consumer: UUID
-    held: Mapping[UUID, Resources]
-    wanted: Mapping[UUID, Resources]
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """What one comparison found, and has repaired."""
-
-    inventory_changed: bool
-    differences: tuple[Difference, ...]
-    unrepaired: Mapping[UUID, SevAgentError] = field(default_factory=dict)
-    """What Placement refused, by consumer: a guest that libvirt runs beyond what the host has, for one."""
-
-    @property
-    def is_clean(self) -> bool:
-        return not self.inventory_changed and not self.differences
-
-
-@dataclass(frozen=True, slots=True)
 class _Settled:
     """The consumers that had to be written, and those that could not be."""
 
     written: frozenset[UUID]
     failed: Mapping[UUID, SevAgentError]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a comparison is made of: what libvirt runs, and the instances that an operation had in hand by then."""
+
+    guests: Mapping[UUID, Guest]
+    busy: frozenset[UUID]
 
 
 class Accounting:
@@ -81,7 +69,7 @@ class Accounting:
         self,
         *,
         placement: Placement,
-        providers: HostProviders,
+        providers: Providers,
         domains: Domains,
         store: RecordStore,
         settings: PlacementSection,
@@ -92,20 +80,25 @@ class Accounting:
         self._providers = providers
         self._domains = domains
         self._store = store
-        self._settings = settings
+        self._terms = Terms(
+            stopped_guests=settings.stopped_guests,
+            overhead_mb=settings.guest_overhead_mb,
+            beside_nova=settings.mode == "beside-nova",
+        )
         self._in_flight = in_flight
         self._on_seen = on_seen
         self._tree: ProviderTree | None = None
-        self._held: dict[UUID, Holding] = {}
+        self._ledger = Ledger(placement, is_ours=self._is_ours)
         self._marked: set[UUID] = set()
         self._wake = asyncio.Event()
         self._late: set[UUID] = set()
         self._complaint = ""
+        self._reconciling = asyncio.Lock()
         # A look at libvirt and the writes that follow from it exclude one another: the older look never wins.
         self._settling = asyncio.Lock()
-        # A consumer is written by one at a time: who settles it must not undo a claim that was just made for it.
-        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._verified: object = None
+        self._probe = 0
+        self._strangers = Strangers(self._ledger, beside_nova=self._terms.beside_nova, grace=settings.claim_grace)
 
     @property
     def is_registered(self) -> bool:
@@ -116,8 +109,9 @@ class Accounting:
         """Slots held by this host's guests, as last written, by generation."""
         if self._tree is None:
             return []
+        held = [holding.resources for holding in self._ledger.held.values()]
         return [
-            ((generation.value,), float(sum(provider in holding.resources for holding in self._held.values())))
+            ((generation.value,), float(sum(RESOURCE_CLASS in resources.get(provider, {}) for resources in held)))
             for generation, provider in self._tree.generations.items()
         ]
 
@@ -146,97 +140,129 @@ class Accounting:
 
         Raises ``Full`` where the host has not enough left, ``Unavailable`` where Placement cannot say.
         """
-        async with self._lock(record.uuid):
-            await self._write(record.uuid, managed(record, self._known_tree(), runs=True))
+        async with self._ledger.lock(record.uuid):
+            tree = self._known_tree()
+            await self._ledger.write(record.uuid, managed(record, tree, self._terms, runs=True), tree)
 
     async def rest(self, record: Record) -> None:
         """Give back what ``record``'s instance, which has stopped, does not keep. Raises as ``claim``."""
-        async with self._lock(record.uuid):
-            policy = self._settings.stopped_guests
-            holding = managed(record, self._known_tree(), runs=False, stopped_guests=policy)
+        async with self._ledger.lock(record.uuid):
+            tree = self._known_tree()
+            holding = managed(record, tree, self._terms, runs=False)
             if holding.resources:
-                await self._write(record.uuid, holding)
+                await self._ledger.write(record.uuid, holding, tree)
             else:
-                await self._release(record.uuid)
+                await self._ledger.release(record.uuid, tree)
 
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
-        async with self._lock(uuid):
-            await self._release(uuid)
+        async with self._ledger.lock(uuid):
+            await self._ledger.release(uuid, self._known_tree())
 
-    async def reconcile(self, resources: HostResources) -> Reconciliation:
+    async def reconcile(
+        self, resources: HostResources, *, thorough: bool = False, dry_run: bool = False
+    ) -> Reconciliation:
         """Compare all that Placement counts here with what libvirt runs, and repair every difference.
 
-        When nothing changed since the last clean comparison this costs Placement one read and no write. What an
-        operation worked on at any time meanwhile is left to that. Raises ``Unavailable`` where libvirt or Placement is
-        away, and what Placement says against the inventory.
+        When nothing changed since the last clean comparison this costs Placement one read and no write, unless it is to
+        be ``thorough``. What an operation worked on at any time meanwhile is left to that. A ``dry_run`` is thorough,
+        and changes nothing here or there. Raises ``Unavailable`` where libvirt or Placement is away, and what Placement
+        says against the inventory.
         """
-        busy = frozenset(record.uuid for record in self._store if self._in_flight(record.uuid))
-        guests = await self._look(busy)
-        state = (resources, self._wanted_by_all(guests, busy), await self._counted())
-        if state[2] and state == self._verified:
-            return Reconciliation(inventory_changed=False, differences=())
-        self._tree, changed = await self._providers.establish(resources)
-        held = await self._held_by_all(self._tree)
-        differences = self._compare(held, self._wanted_by_all(guests, busy), busy)
+        async with self._reconciling:
+            if dry_run:
+                return await self._rehearse(resources)
+            return await self._reconcile(resources, thorough=thorough)
+
+    async def _reconcile(self, resources: HostResources, *, thorough: bool) -> Reconciliation:
+        with self._ledger.watching() as written:
+            seen = await self._look(tell=True)
+            state = (resources, self._wanted_by_all(seen, self._tree), await self._counted())
+            if state[2] and state == self._verified and not thorough:
+                return Reconciliation(unrepaired={})
+            established = await self._providers.establish(resources)
+            self._tree = tree = self._known(established.tree)
+            compared = await self._compared(seen, tree, written)
+            for uuid in (*compared.right, *compared.wrong):
+                self._ledger.note(uuid, compared.right.get(uuid))
+        differences = compared.wrong
         async with self._settling:
-            settled = await self._settle(differences, surplus=frozenset(held))
+            settled = await self._settle(differences, surplus=compared.holders)
         for error in settled.failed.values():
             if isinstance(error, Unavailable):
                 raise error
-        # Some of them were settled by an event meanwhile: those are no news.
         found = tuple(differences[uuid] for uuid in differences if uuid in settled.written or uuid in settled.failed)
-        outcome = Reconciliation(inventory_changed=changed, differences=found, unrepaired=settled.failed)
-        self._verified = state if outcome.is_clean else None
+        outcome = Reconciliation(differences=found, unrepaired=settled.failed, providers=established.differences)
+        self._verified = state if outcome.is_clean and not written and not self._strangers.any_wait else None
         return outcome
 
-    async def _look(self, busy: frozenset[UUID]) -> dict[UUID, Guest]:
+    async def _rehearse(self, resources: HostResources) -> Reconciliation:
+        """Everything but the writing."""
+        with self._ledger.watching() as written:
+            seen = await self._look(tell=False)
+            established = await self._providers.establish(resources, dry_run=True)
+            tree = established.tree
+            if tree is None:
+                return Reconciliation(unrepaired={}, providers=established.differences, dry_run=True)
+            compared = await self._compared(seen, tree, written)
+        found = tuple(compared.wrong.values())
+        return Reconciliation(differences=found, unrepaired={}, providers=established.differences, dry_run=True)
+
+    async def _look(self, *, tell: bool) -> _Seen:
         """What libvirt runs; every record that stands still learns whether its guest does."""
-        idle = [record.uuid for record in self._store if record.uuid not in busy]
+        busy = frozenset(record.uuid for record in self._store if self._in_flight(record.uuid))
         async with self._settling:
             guests = await self._guests()
-            for uuid in idle:
+            for uuid in [record.uuid for record in self._store if record.uuid not in busy] if tell else ():
                 await self._tell(uuid, guests.get(uuid))
-        return guests
+        return _Seen(guests, busy)
 
     async def _counted(self) -> Mapping[UUID, ProviderSummary]:
-        """Capacity, usage and traits of this host's providers, in one read; nothing where the disk is given out.
+        """Capacity, usage and traits of this host's providers, in one read; nothing where that cannot be told.
 
-        Providers' generations would not do: the deletion of an allocation raises none.
+        Providers' generations would not do: the deletion of an allocation raises none. Placement only tells of a tree
+        that could give something: where all disk is given out, the next look asks for another resource.
         """
         if self._tree is None:
             return {}
-        any_at_all = RequestGroup(resources={"DISK_GB": 1}, in_tree=self._tree.root)
-        return (await self._placement.allocation_candidates({"": any_at_all}, limit=1)).providers
+        any_at_all = RequestGroup(resources={_PROBES[self._probe]: 1}, in_tree=self._tree.root)
+        counted = (await self._placement.allocation_candidates({"": any_at_all}, limit=1)).providers
+        if not counted:
+            self._probe = (self._probe + 1) % len(_PROBES)
+        return counted
 
-    def _compare(
-        self, held: Mapping[UUID, Mapping[UUID, Resources]], holdings: Mapping[UUID, Holding], busy: frozenset[UUID]
-    ) -> dict[UUID, Difference]:
-        """The consumers of which Placement counts something else than it should; the rest is noted as held."""
-        differences: dict[UUID, Difference] = {}
-        for uuid in held.keys() | holdings.keys() | self._held.keys():
-            if uuid in busy or self._in_flight(uuid):
-                continue
-            holding = holdings.get(uuid)
-            difference = Difference(uuid, held.get(uuid, {}), holding.resources if holding is not None else {})
-            self._held.pop(uuid, None)
-            if difference.held != difference.wanted:
-                differences[uuid] = difference
-            elif holding is not None:
-                self._held[uuid] = holding
-        return differences
+    def _is_ours(self, uuid: UUID, consumer_type: str) -> bool:
+        return not self._terms.beside_nova or consumer_type in OURS or self._store.get(uuid) is not None
+
+    async def _compared(self, seen: _Seen, tree: ProviderTree, written: Collection[UUID]) -> Comparison:
+        """What Placement counts of ``tree`` beside what it should, but for what is not to be touched."""
+        held = await self._ledger.read(tree)
+        unknown = {uuid: held[uuid] for uuid in held if self._wanted(uuid, seen.guests.get(uuid), tree) is None}
+        strangers = await self._strangers.to_leave(
+            {uuid: amounts for uuid, amounts in unknown.items() if not self._knows(uuid)}
+        )
+        holdings = self._wanted_by_all(seen, tree)
+        # What an event settled meanwhile was read too early here, and is no news.
+        leave = strangers | seen.busy | frozenset(written)
+        consumers = held.keys() | holdings.keys() | self._ledger.held.keys()
+        return compare(held, holdings, [uuid for uuid in consumers if uuid not in leave and not self._in_flight(uuid)])
+
+    def _knows(self, uuid: UUID) -> bool:
+        """Whether ``uuid`` is an instance of this host. One that is over may be scheduled here again."""
+        record = self._store.get(uuid)
+        return record is not None and (self._terms.beside_nova or record.state.has_files)
 
     async def _settle(self, uuids: Iterable[UUID], *, surplus: frozenset[UUID] = frozenset()) -> _Settled:
         """Write what each of ``uuids`` should hold as things stand now; ``surplus`` are known to hold something."""
         pending = [uuid for uuid in uuids if not self._in_flight(uuid)]
         if not pending:
             return _Settled(frozenset(), {})
-        guests = await self._guests()
+        guests = await self._guests(pending if len(pending) <= _FEW else None)
         gate = asyncio.Semaphore(_PARALLEL_WRITES)
         failed: dict[UUID, SevAgentError] = {}
 
         async def settle(uuid: UUID) -> UUID | None:
-            async with gate, self._lock(uuid):
+            async with gate, self._ledger.lock(uuid):
                 try:
                     return uuid if await self._settle_one(uuid, guests.get(uuid), holds=uuid in surplus) else None
                 except SevAgentError as error:
@@ -251,10 +277,11 @@ class Accounting:
         if self._in_flight(uuid):
             return False
         await self._tell(uuid, guest)
-        holding = self._wanted(uuid, guest)
+        tree = self._known_tree()
+        holding = self._wanted(uuid, guest, tree)
         if holding is None:
-            return (holds or uuid in self._held) and await self._release(uuid)
-        return self._held.get(uuid) != holding and await self._write(uuid, holding)
+            return (holds or uuid in self._ledger.held) and await self._ledger.release(uuid, tree)
+        return self._ledger.held.get(uuid) != holding and await self._ledger.write(uuid, holding, tree)
 
     async def _tell(self, uuid: UUID, guest: Guest | None) -> None:
         if not self._in_flight(uuid):
@@ -278,63 +305,28 @@ class Accounting:
         self._late.clear()
         self._wake.set()
 
-    def _lock(self, uuid: UUID) -> asyncio.Lock:
-        return self._locks.setdefault(uuid, asyncio.Lock())
+    async def _guests(self, among: Collection[UUID] | None = None) -> dict[UUID, Guest]:
+        guests = self._domains.guests() if among is None else self._domains.guests_among(among)
+        return {guest.uuid: guest for guest in await guests}
 
-    async def _guests(self) -> dict[UUID, Guest]:
-        return {guest.uuid: guest for guest in await self._domains.guests()}
-
-    def _wanted_by_all(self, guests: Mapping[UUID, Guest], busy: frozenset[UUID]) -> dict[UUID, Holding]:
-        if self._tree is None:
+    def _wanted_by_all(self, seen: _Seen, tree: ProviderTree | None) -> dict[UUID, Holding]:
+        if tree is None:
             return {}
-        consumers = (guests.keys() | {record.uuid for record in self._store}) - busy
-        holdings = {uuid: self._wanted(uuid, guests.get(uuid)) for uuid in consumers if not self._in_flight(uuid)}
+        consumers = (seen.guests.keys() | {record.uuid for record in self._store}) - seen.busy
+        idle = [uuid for uuid in consumers if not self._in_flight(uuid)]
+        holdings = {uuid: self._wanted(uuid, seen.guests.get(uuid), tree) for uuid in idle}
         return {uuid: holding for uuid, holding in holdings.items() if holding is not None}
 
-    def _wanted(self, uuid: UUID, guest: Guest | None) -> Holding | None:
-        policy = self._settings.stopped_guests
-        return wanted(self._store.get(uuid), guest, self._known_tree(), stopped_guests=policy)
+    def _wanted(self, uuid: UUID, guest: Guest | None, tree: ProviderTree) -> Holding | None:
+        return wanted(self._store.get(uuid), guest, tree, self._terms)
 
     def _known_tree(self) -> ProviderTree:
-        if self._tree is None:
+        return self._known(self._tree)
+
+    @staticmethod
+    def _known(tree: ProviderTree | None) -> ProviderTree:
+        if tree is None:
             raise NotRegistered(
                 "this host has not registered at Placement yet", remedy="see /readyz for what Placement answers"
             )
-        return self._tree
-
-    async def _write(self, uuid: UUID, holding: Holding) -> bool:
-        """Whether Placement had it otherwise."""
-        try:
-            # Most consumers are new: one request then does it.
-            if uuid not in self._held:
-                await self._placement.put_allocation(uuid, holding.allocation(None))
-                self._held[uuid] = holding
-                return True
-        except ConcurrentUpdate:
-            log.debug("accounting.consumer_exists", instance_uuid=str(uuid))
-
-        async def replace() -> bool:
-            present = await self._placement.allocation(uuid)
-            generation = present.consumer_generation if present is not None else None
-            if present is not None and present == holding.allocation(generation):
-                return False
-            await self._placement.put_allocation(uuid, holding.allocation(generation))
-            return True
-
-        changed = await retry_conflicts(replace)
-        self._held[uuid] = holding
-        return changed
-
-    async def _release(self, uuid: UUID) -> bool:
-        """Whether it held something."""
-        released = await self._placement.release(uuid)
-        self._held.pop(uuid, None)
-        return released
-
-    async def _held_by_all(self, tree: ProviderTree) -> dict[UUID, dict[UUID, Resources]]:
-        held: dict[UUID, dict[UUID, Resources]] = {}
-        for provider in (tree.root, *tree.generations.values()):
-            _, allocations = await self._placement.provider_allocations(provider)
-            for consumer, resources in allocations.items():
-                held.setdefault(consumer, {})[provider] = resources
-        return held
+        return tree

@@ -18,10 +18,12 @@ from sev_agent.compute.guest_events import GuestEvents
 from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
-from sev_agent.compute.inventory import HostProviders
 from sev_agent.compute.methods import query_methods, work_methods
+from sev_agent.compute.nova_tree import NovaTree
 from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
+from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.state_lock import StateLock
@@ -55,6 +57,8 @@ _TASK_STOP_SECONDS = 5.0
 _SECOND_LOOK_SECONDS = 5.0
 _AGAIN_SECONDS = 3.0
 _BROKER_TASK = "broker"
+_MAX_DRIFT_TOLD = 100
+"""Differences in one notification; the log has all."""
 
 _ACTIONS = {
     "build_and_run_instance": "create",
@@ -139,7 +143,7 @@ class _Agent:
         )
         self._accounting = Accounting(
             placement=placement,
-            providers=HostProviders(placement, host),
+            providers=_providers(config, placement),
             domains=self._domains,
             store=self._store,
             settings=config.placement,
@@ -188,10 +192,11 @@ class _Agent:
             health=self._health,
             metrics=self._metrics,
             settings=config.reconciler,
+            on_drift=self._on_drift,
         )
         self._work = self._server(
             topology.work_queue(host, delivery_limit=config.messaging.delivery_limit),
-            work_methods(self._instances),
+            work_methods(self._instances, self._reconciler),
             concurrency=_WORK_CONCURRENCY,
             paused=True,
         )
@@ -306,6 +311,9 @@ class _Agent:
         """The daemon's own parts run. What it leans on may be away: a start must not wait for it, or fail by it."""
         self._manager.notify(READY=1, STATUS=self._health.summary)
 
+    def _on_drift(self, findings: list[dict[str, Any]]) -> None:
+        self._announcements.host("drift", {"count": len(findings), "differences": findings[:_MAX_DRIFT_TOLD]})
+
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()
 
@@ -370,6 +378,14 @@ class _Agent:
             (),
             lambda: [((), float(self._outbox.waiting))],
         )
+
+
+def _providers(config: AgentConfig, placement: Placement) -> Providers:
+    match config.placement.mode:
+        case "standalone":
+            return OwnTree(placement, config.host.name)
+        case "beside-nova":
+            return NovaTree(placement, config.placement.nova_node)
 
 
 def _identity(config: AgentConfig, session: aiohttp.ClientSession, on_request: RequestObserver) -> Identity:

@@ -23,10 +23,20 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ProviderTree:
-    """Where a host's resources are counted: its root provider, and one child for each usable generation."""
+    """Where a host's resources are counted: its root provider, and where each generation's slots are.
+
+    That is a child for each generation, or the root itself in a tree of Nova's before 2025.2. ``offers`` are the
+    resource classes that the root has inventory of; ``None`` where it has all that a guest holds.
+    """
 
     root: UUID
     generations: Mapping[Generation, UUID]
+    offers: frozenset[str] | None = None
+
+    @property
+    def providers(self) -> tuple[UUID, ...]:
+        """The root, then all others, each once."""
+        return tuple(dict.fromkeys((self.root, *self.generations.values())))
 
 
 def desired(
@@ -38,11 +48,15 @@ def desired(
     ``stopped_guests`` set to ``hold`` the rest too. Where the generation has no provider, the host lost it: the
     guest is counted on the root alone.
     """
-    disk: Resources = {"DISK_GB": size.disk_gb} if size.disk_gb else {}
-    if not runs and stopped_guests == "release":
-        return {tree.root: disk} if disk else {}
-    held: dict[UUID, Resources] = {tree.root: {"VCPU": size.vcpus, "MEMORY_MB": size.memory_mb, **disk}}
+    keeps_all = runs or stopped_guests == "hold"
+    held = {"VCPU": size.vcpus, "MEMORY_MB": size.memory_mb} if keeps_all else {}
+    held["DISK_GB"] = size.disk_gb
+    by_provider = {tree.root: {name: amount for name, amount in held.items() if amount and _has(tree, name)}}
     slots = tree.generations.get(generation)
-    if slots is not None:
-        held[slots] = {RESOURCE_CLASS: 1}
-    return held
+    if keeps_all and slots is not None:
+        by_provider.setdefault(slots, {})[RESOURCE_CLASS] = 1
+    return {provider: amounts for provider, amounts in by_provider.items() if amounts}
+
+
+def _has(tree: ProviderTree, resource_class: str) -> bool:
+    return tree.offers is None or resource_class in tree.offers

@@ -12,10 +12,19 @@ from sev_agent.openstack.placement import Allocation
 
 
 class ConsumerType(StrEnum):
-    """Who holds an allocation: an instance of ours, or an encrypted guest that somebody else started."""
+    """Who holds an allocation.
+
+    ``INSTANCE``: an instance of ours; Nova's own have this type too. ``UNMANAGED``: an encrypted guest that somebody
+    else started. ``SCHEDULED``: a claim that a scheduler made for a request that has not reached the host yet.
+    """
 
     INSTANCE = "INSTANCE"
     UNMANAGED = "UNMANAGED"
+    SCHEDULED = "SCHEDULED"
+
+
+OURS: frozenset[str] = frozenset({ConsumerType.UNMANAGED, ConsumerType.SCHEDULED})
+"""The types that nobody but this project gives: such a consumer is never Nova's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,40 +46,49 @@ class Holding:
         )
 
 
-def wanted(
-    record: Record | None, guest: Guest | None, tree: ProviderTree, *, stopped_guests: StoppedGuests
-) -> Holding | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How this host counts: what stopped guests keep, what each guest takes beside its RAM (MiB), whose the tree is."""
+
+    stopped_guests: StoppedGuests = "release"
+    overhead_mb: int = 0
+    beside_nova: bool = False
+
+
+def wanted(record: Record | None, guest: Guest | None, tree: ProviderTree, terms: Terms) -> Holding | None:
     """What should be held for what this host knows of one UUID; nothing where it should hold none.
 
     An instance that was built holds by its record, and an encrypted guest without such a record by what libvirt says.
+    Beside Nova, the guests that Nova made are counted by Nova.
     """
     if record is not None and record.state in {State.ACTIVE, State.STOPPED}:
-        runs = guest is not None and guest.is_active
-        holding = managed(record, tree, runs=runs, stopped_guests=stopped_guests)
+        holding = managed(record, tree, terms, runs=guest is not None and guest.is_active)
     elif guest is not None and guest.generation is not None and guest.is_active:
-        holding = _unmanaged(guest, tree)
+        if terms.beside_nova and guest.is_novas:
+            return None
+        holding = _unmanaged(guest, tree, terms)
     else:
         return None
     return holding if holding.resources else None
 
 
-def managed(record: Record, tree: ProviderTree, *, runs: bool, stopped_guests: StoppedGuests = "release") -> Holding:
+def managed(record: Record, tree: ProviderTree, terms: Terms, *, runs: bool) -> Holding:
     """What the instance of ``record`` should hold."""
     instance = record.instance
     flavor = instance.flavor
     assert record.generation is not None, "a build learns the generation before it claims"
-    size = Size(vcpus=flavor.vcpus, memory_mb=flavor.memory_mb, disk_gb=flavor.root_gb)
+    size = Size(vcpus=flavor.vcpus, memory_mb=flavor.memory_mb + terms.overhead_mb, disk_gb=flavor.root_gb)
     return Holding(
-        resources=desired(size, record.generation, runs=runs, tree=tree, stopped_guests=stopped_guests),
+        resources=desired(size, record.generation, runs=runs, tree=tree, stopped_guests=terms.stopped_guests),
         consumer_type=ConsumerType.INSTANCE,
         project_id=instance.project_id or "unknown",
         user_id=instance.user_id or "unknown",
     )
 
 
-def _unmanaged(guest: Guest, tree: ProviderTree) -> Holding:
+def _unmanaged(guest: Guest, tree: ProviderTree, terms: Terms) -> Holding:
     assert guest.generation is not None, "only encrypted guests are counted"
-    size = Size(vcpus=guest.vcpus, memory_mb=guest.memory_mb, disk_gb=0)
+    size = Size(vcpus=guest.vcpus, memory_mb=guest.memory_mb + terms.overhead_mb, disk_gb=0)
     return Holding(
         resources=desired(size, guest.generation, runs=True, tree=tree, stopped_guests="release"),
         consumer_type=ConsumerType.UNMANAGED,

@@ -9,15 +9,17 @@ from pydantic import JsonValue
 
 from sev_agent import schema
 from sev_agent.compute.instances import Instances
+from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.messaging.server import Method
+from sev_agent.uninterrupted import uninterrupted
 
 _MAX_CONSOLE_BYTES = 512 * 1024
 
 
-def work_methods(instances: Instances) -> tuple[Method[Any], ...]:
-    """The methods of the work queue: each returns once the request is in the journal."""
+def work_methods(instances: Instances, reconciler: Reconciler) -> tuple[Method[Any], ...]:
+    """The methods of the work queue: each returns once the request is in the journal, ``reconcile`` when it is done."""
 
     async def build(context: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
         record = await instances.build(arguments.instance, context.request_id)
@@ -26,6 +28,11 @@ def work_methods(instances: Instances) -> tuple[Method[Any], ...]:
     async def terminate(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
         await instances.terminate(arguments.instance_uuid, context.request_id)
         return None
+
+    async def reconcile(_: RequestContext, arguments: schema.ReconcileArguments) -> JsonValue:
+        # A caller that no longer waits must not leave a write half done.
+        outcome = await uninterrupted(reconciler.now(dry_run=arguments.dry_run))
+        return {"dry_run": outcome.dry_run, "differences": outcome.findings()}
 
     async def start(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
         return _state(await instances.change_power(arguments.instance_uuid, State.STARTING, context.request_id))
@@ -39,6 +46,7 @@ def work_methods(instances: Instances) -> tuple[Method[Any], ...]:
         return _state(await instances.change_power(arguments.instance_uuid, state, context.request_id))
 
     return (
+        Method(name="reconcile", arguments=schema.ReconcileArguments, handler=reconcile),
         Method(name="build_and_run_instance", arguments=schema.BuildArguments, handler=build),
         Method(name="terminate_instance", arguments=schema.InstanceArguments, handler=terminate),
         Method(name="start_instance", arguments=schema.InstanceArguments, handler=start),

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from logging import ERROR, WARNING
+from typing import Any, Final
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from sev_agent.compute.accounting import Accounting, Reconciliation
+from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.drift import Reconciliation
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.record import RecordStore
 from sev_agent.config import ReconcilerSection
@@ -25,9 +27,15 @@ _JOB: Final = "reconcile"
 _RETRY_SECONDS: Final = 3.0
 _MEMORY_OF_DELETED: Final = timedelta(days=1)
 
+OnDrift = Callable[[list[dict[str, Any]]], None]
+"""Takes what was found different, as ``Reconciliation.findings`` tells it, when it is news."""
+
 
 class Reconciler:
-    """Runs the comparison at start, every minute, and soon again after one that failed; never two at once."""
+    """Runs the comparison at start, every minute, and soon again after one that failed; never two at once.
+
+    Every difference is logged, counted, and told to ``on_drift``; one that stays is told once.
+    """
 
     def __init__(
         self,
@@ -39,6 +47,7 @@ class Reconciler:
         health: Health,
         metrics: Metrics,
         settings: ReconcilerSection,
+        on_drift: OnDrift = lambda _: None,
     ) -> None:
         self._accounting = accounting
         self._resources = resources
@@ -47,6 +56,8 @@ class Reconciler:
         self._health = health
         self._metrics = metrics
         self._settings = settings
+        self._on_drift = on_drift
+        self._told: list[dict[str, Any]] = []
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._due = asyncio.Event()
         self._blamed_libvirt = False
@@ -81,6 +92,14 @@ class Reconciler:
         elif self._scheduler.get_job(_JOB) is not None:
             self._scheduler.modify_job(_JOB, next_run_time=datetime.now(UTC) + timedelta(seconds=after))
 
+    async def now(self, *, dry_run: bool) -> Reconciliation:
+        """Compare thoroughly, beside the rhythm; a dry run changes nothing. Raises what the comparison raises."""
+        resources = await self._resources()
+        outcome = await self._accounting.reconcile(resources, thorough=True, dry_run=dry_run)
+        if not dry_run:
+            self._note(outcome)
+        return outcome
+
     async def _ring(self) -> None:
         # A coroutine, because the scheduler runs plain functions in threads, where an event must not be set.
         self._due.set()
@@ -112,14 +131,13 @@ class Reconciler:
             self._health.up(Dependency.LIBVIRT)
             self._blamed_libvirt = False
         self._metrics.reconciliations.labels("clean" if outcome.is_clean else "repaired").inc()
-        self._metrics.differences.inc(len(outcome.differences) - len(outcome.unrepaired))
         self._metrics.reconciled_at.set_to_current_time()
-        for difference in outcome.differences:
-            log.warning(
-                "reconciliation.difference",
-                instance_uuid=str(difference.consumer),
-                held={str(provider): dict(amounts) for provider, amounts in difference.held.items()},
-                wanted={str(provider): dict(amounts) for provider, amounts in difference.wanted.items()},
-            )
-        for consumer, error in outcome.unrepaired.items():
-            log.error("reconciliation.unrepaired", instance_uuid=str(consumer), code=error.code, error=str(error))
+        findings = outcome.findings()
+        for found in findings:
+            self._metrics.differences.labels(found["kind"], str(found["repaired"]).lower()).inc()
+        news = [found for found in findings if found["repaired"] or found not in self._told]
+        self._told = [found for found in findings if not found["repaired"]]
+        for found in news:
+            log.log(WARNING if found["repaired"] else ERROR, "reconciliation.difference", **found)
+        if news:
+            self._on_drift(news)

@@ -65,6 +65,11 @@ class HostStatus:
                 }
                 for generation, slots in self._slots.items()
             },
+            "placement": {
+                "mode": self._config.placement.mode,
+                "guest_overhead_mb": self._config.placement.guest_overhead_mb,
+                "stopped_guests": self._config.placement.stopped_guests,
+            },
             "guests": await self._guests(),
         }
 

@@ -12,6 +12,9 @@ from sev_agent.sev.generation import Generation
 NAMESPACE = "urn:sev-agent:instance:1"
 _TAG = f"{{{NAMESPACE}}}instance"
 
+_NOVA_NAMESPACES = ("http://openstack.org/xmlns/libvirt/nova/1.1", "http://openstack.org/xmlns/libvirt/nova/1.0")
+"""Of the metadata that Nova's libvirt driver writes into each of its domains (nova, ``virt/libvirt/config.py``)."""
+
 
 def configure(spec: DomainSpec, domain: Element) -> None:
     """One element with attributes: libvirt drops text that is only blanks, attributes it keeps as they are."""
@@ -56,3 +59,8 @@ def read(domain: Element) -> GuestMetadata | None:
             f"the instance metadata of domain {domain.findtext('name')!r} cannot be read: {error!r}",
             remedy=f"remove the metadata element of {NAMESPACE}, or restore it",
         ) from error
+
+
+def is_novas(domain: Element) -> bool:
+    """Whether Nova made the domain."""
+    return any(domain.find(f"metadata/{{{namespace}}}instance") is not None for namespace in _NOVA_NAMESPACES)

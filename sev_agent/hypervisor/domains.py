@@ -1,7 +1,7 @@
 """Domains: defined, started, stopped, removed, looked at. Every operation is one trip through a thread."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -12,7 +12,7 @@ import libvirt  # noqa: TID251 - this package is the one that may
 
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.errors import define_failure, operation_failure, start_failure
-from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey
+from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey, survey_of
 
 __all__ = ["DomainState", "Domains", "Guest", "Started"]
 
@@ -119,6 +119,14 @@ class Domains:
             seen = await self._hypervisor.look(partial(survey, known=facts.known))
             reading.keep(seen.learnt, {guest.uuid for guest in seen.guests})
         self._seen = seen.guests
+        return seen.guests
+
+    async def guests_among(self, uuids: Collection[UUID]) -> tuple[Guest, ...]:
+        """Those of the domains ``uuids`` that there are: two or three libvirt calls for each, whatever else runs."""
+        facts = self._hypervisor.link.facts
+        with facts.reading() as reading:
+            seen = await self._hypervisor.look(partial(survey_of, uuids=uuids, known=facts.known))
+            reading.keep(seen.learnt, facts.known.keys() | seen.learnt.keys())
         return seen.guests
 
     async def _act(

@@ -24,6 +24,7 @@ class Facts:
     metadata: GuestMetadata | None
     vcpus: int
     memory_mb: int
+    is_novas: bool = False
 
 
 class FactsCache:
@@ -88,7 +89,13 @@ def read_facts(xml: str) -> Facts:
     except DomainXmlInvalid as error:
         log.warning("hypervisor.metadata.unreadable", domain=domain.findtext("name"), reason=str(error))
         known = None
-    return Facts(generation=launch_security.read(domain), metadata=known, vcpus=vcpus, memory_mb=memory_mb)
+    return Facts(
+        generation=launch_security.read(domain),
+        metadata=known,
+        vcpus=vcpus,
+        memory_mb=memory_mb,
+        is_novas=metadata.is_novas(domain),
+    )
 
 
 def read_claim(element: str, *, vcpus: int, memory_mb: int) -> Facts | None:

@@ -1,6 +1,6 @@
 """All domains of the host at a glance."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -44,7 +44,8 @@ def state_of(number: int) -> DomainState:
 class Guest:
     """A domain of this host, whoever made it.
 
-    ``generation`` is None if it is not encrypted, ``metadata`` if this agent did not build it. ``memory_mb`` is MiB.
+    ``generation`` is None if it is not encrypted, ``metadata`` if this agent did not build it; ``is_novas`` if Nova
+    did. ``memory_mb`` is MiB.
     """
 
     uuid: UUID
@@ -54,6 +55,7 @@ class Guest:
     metadata: GuestMetadata | None
     vcpus: int
     memory_mb: int
+    is_novas: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -67,9 +69,20 @@ class Survey:
 
 
 def survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> Survey:
+    """All domains."""
+    listed = _list(connection)
+    return _survey(((domain, stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)) for domain, stats in listed), known)
+
+
+def survey_of(connection: libvirt.virConnect, *, uuids: Iterable[UUID], known: Mapping[UUID, Facts]) -> Survey:
+    """Those of the domains ``uuids`` that there are."""
+    return _survey((found for uuid in uuids if (found := _find(connection, uuid)) is not None), known)
+
+
+def _survey(domains: Iterable[tuple[libvirt.virDomain, int]], known: Mapping[UUID, Facts]) -> Survey:
     guests: list[Guest] = []
     learnt: dict[UUID, Facts] = {}
-    for domain, stats in _list(connection):
+    for domain, state in domains:
         uuid = UUID(bytes=domain.UUID())
         facts = known.get(uuid)
         if facts is None:
@@ -82,11 +95,12 @@ def survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> Su
             Guest(
                 uuid=uuid,
                 name=domain.name(),
-                state=state_of(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)),
+                state=state_of(state),
                 generation=facts.generation,
                 metadata=facts.metadata,
                 vcpus=facts.vcpus,
                 memory_mb=facts.memory_mb,
+                is_novas=facts.is_novas,
             )
         )
     return Survey(tuple(guests), learnt)
@@ -99,6 +113,16 @@ def _list(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, dict[
         raise HypervisorError(
             f"cannot list the domains: {text_of(error)}", remedy="look into libvirtd's log"
         ) from error
+
+
+def _find(connection: libvirt.virConnect, uuid: UUID) -> tuple[libvirt.virDomain, int] | None:
+    try:
+        domain = connection.lookupByUUID(uuid.bytes)
+        return domain, domain.state()[0]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise operation_failure("look at", uuid, error) from error
 
 
 def _read(domain: libvirt.virDomain) -> tuple[Facts | None, bool]:

@@ -72,7 +72,10 @@ class Metrics:
             registry=self.registry,
         )
         self.differences = Counter(
-            "sev_agent_drift", "Allocations that were found wrong, and repaired.", registry=self.registry
+            "sev_agent_drift",
+            "Differences between Placement and this host that were found, by kind and by whether they were repaired.",
+            ("kind", "repaired"),
+            registry=self.registry,
         )
         self.reconciled_at = Gauge(
             "sev_agent_last_reconciliation_timestamp_seconds",

@@ -5,12 +5,16 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
+from sev_agent.openstack.placement import Allocation
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, Result, run
+from tests.e2e.ear import Ear
+from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -199,3 +203,47 @@ async def test_run_check(cloud: Cloud, command: Command) -> None:
     """run --check accepts the lab's own file and starts nothing."""
     checked = await command("run", "--check", "--config", cloud.lab.agent_config(cloud.host))
     assert (checked.status, checked.errors) == (0, "")
+
+
+async def test_reconcile(agent: AgentProcess, cloud: Cloud, ear: Ear, command: Command) -> None:
+    """What was written and deleted by hand is shown by a dry run, repaired by a run, and told to who listens."""
+    uuid, leaked = await cloud.build(), uuid4()
+    counted = await cloud.placement.allocation(uuid)
+    assert counted is not None
+    by_hand = Allocation(
+        resources={(await cloud.child()).uuid: {"MEM_ENCRYPTION_CONTEXT": 1}},
+        project_id="p",
+        user_id="u",
+        consumer_type="INSTANCE",
+    )
+    await cloud.placement.put_allocation(leaked, by_hand)
+    await cloud.placement.release(uuid)
+
+    shown = await command("reconcile", "--dry-run", "--json")
+    table = await command("reconcile", "--dry-run", COLUMNS="200")
+
+    expected = {str(leaked): "surplus", str(uuid): "missing"}
+    assert shown.status == table.status == FAILED, shown.errors
+    assert {found["subject"]: found["kind"] for found in json.loads(shown.output)["differences"]} == expected
+    assert all(each in table.output for each in expected)
+    assert await cloud.placement.allocation(leaked) is not None
+
+    repaired = await command("reconcile", "--json")
+    after = await command("reconcile")
+
+    assert repaired.status == 0, repaired.errors
+    assert {
+        found["subject"]: found["repaired"] for found in json.loads(repaired.output)["differences"]
+    } == dict.fromkeys(expected, True)
+    assert (after.status, "Placement counts what" in after.output) == (0, True)
+    assert await cloud.placement.allocation(leaked) is None
+    held = await cloud.placement.allocation(uuid)
+    assert held is not None
+    assert held.resources == counted.resources
+    await eventually(lambda: _told(ear, leaked, uuid), within=5, what="sev.host.drift is heard")
+
+
+async def _told(ear: Ear, *subjects: UUID) -> bool:
+    drifts: list[Any] = [each.payload["differences"] for each in ear.heard if each.event_type == "sev.host.drift"]
+    told = {found["subject"] for drift in drifts for found in drift}
+    return {str(subject) for subject in subjects} <= told

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
+from sev_agent.config import PlacementSection
 from sev_agent.domain.identity import domain_name
 from sev_agent.domain.xml import parse_domain
 from sev_agent.lab import evidence
@@ -195,7 +196,7 @@ async def test_slot_is_counted(guest: Guest, cloud: Cloud) -> None:
     assert await cloud.slots_used() == guest.slots_before + 1
     assert held.consumer_type == "INSTANCE"
     assert {provider: dict(amounts) for provider, amounts in held.resources.items()} == {
-        root.uuid: {"VCPU": 1, "MEMORY_MB": 256, "DISK_GB": 1},
+        root.uuid: {"VCPU": 1, "MEMORY_MB": 256 + PlacementSection().guest_overhead_mb, "DISK_GB": 1},
         child.uuid: {"MEM_ENCRYPTION_CONTEXT": 1},
     }
     assert cloud.firmware_slots_used() == 1

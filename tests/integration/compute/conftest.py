@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,9 +10,12 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
-from sev_agent.compute.accounting import Accounting, Reconciliation
-from sev_agent.compute.inventory import HostProviders, HostResources
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.drift import Reconciliation
+from sev_agent.compute.inventory import HostResources
+from sev_agent.compute.nova_tree import NovaTree
+from sev_agent.compute.own_tree import OwnTree
+from sev_agent.compute.record import RecordStore, State
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.hypervisor.events import LifecycleEvent
@@ -20,18 +23,20 @@ from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Inventory, Placement, Resources
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, running_host
+from tests.requests import record
 
 SLOTS = 2
+DEFAULT = (Generation.SEV,)
 
 
-def resources(slots: int = SLOTS, disk: int = 100) -> HostResources:
+def resources(slots: int = SLOTS, disk: int = 100, *, generations: Iterable[Generation] = DEFAULT) -> HostResources:
     """What a small host has to give."""
     root = {
         "VCPU": Inventory(total=8, max_unit=8, allocation_ratio=4.0),
         "MEMORY_MB": Inventory(total=4096, reserved=512, max_unit=4096),
         "DISK_GB": Inventory(total=disk, max_unit=disk),
     }
-    return HostResources(root=root, slots={Generation.SEV: SlotTotal({"configuration": slots})})
+    return HostResources(root=root, slots={each: SlotTotal({"configuration": slots}) for each in generations})
 
 
 @dataclass
@@ -47,8 +52,19 @@ class CountingHost:
     in_flight: set[UUID] = field(default_factory=set)
     seen: dict[UUID, bool] = field(default_factory=dict)
 
-    async def reconcile(self, given: HostResources | None = None) -> Reconciliation:
-        return await self.accounting.reconcile(given or resources())
+    async def reconcile(self, given: HostResources | None = None, **how: bool) -> Reconciliation:
+        return await self.accounting.reconcile(given or resources(), **how)
+
+    async def built(self, uuid: UUID | None = None) -> UUID:
+        """An instance as a build leaves it: claimed, running, recorded."""
+        built = record(State.BUILDING, uuid)
+        self.in_flight.add(built.uuid)
+        await self.accounting.claim(built)
+        await self.start_guest(built.uuid)
+        self.store.save(built.with_(state=State.ACTIVE))
+        self.in_flight.discard(built.uuid)
+        self.accounting.mark(built.uuid)
+        return built.uuid
 
     async def requests_of(self, operation: Callable[[], object]) -> list[str]:
         """The methods of the requests to Placement that ``operation`` makes."""
@@ -58,9 +74,11 @@ class CountingHost:
             await result
         return [method for method, _ in self.requests]
 
-    async def start_guest(self, uuid: UUID | None = None, *, ours: bool = True, security: str = SEV) -> UUID:
+    async def start_guest(
+        self, uuid: UUID | None = None, *, ours: bool = True, security: str = SEV, metadata: str = ""
+    ) -> UUID:
         uuid = uuid or uuid4()
-        metadata = agent_metadata(uuid) if ours else ""
+        metadata = agent_metadata(uuid) if ours else metadata
         await self.libvirt.domains.define_and_start(
             domain_xml(uuid, f"guest-{uuid}", security=security, extra=metadata)
         )
@@ -82,11 +100,17 @@ def merged(by_provider: Mapping[UUID, Resources]) -> dict[str, int]:
     return {name: amount for amounts in by_provider.values() for name, amount in amounts.items()}
 
 
-FULL_SIZE = {"VCPU": 2, "MEMORY_MB": 64, "DISK_GB": 1, RESOURCE_CLASS: 1}
+OVERHEAD = PlacementSection().guest_overhead_mb
+
+FULL_SIZE = {"VCPU": 2, "MEMORY_MB": 64 + OVERHEAD, "DISK_GB": 1, RESOURCE_CLASS: 1}
 """What a running guest of ``tests.requests`` holds."""
 
-UNMANAGED_SIZE = {"VCPU": 2, "MEMORY_MB": 64, RESOURCE_CLASS: 1}
+UNMANAGED_SIZE = {"VCPU": 2, "MEMORY_MB": 64 + OVERHEAD, RESOURCE_CLASS: 1}
 """What an encrypted guest of ``tests.libvirt_host`` holds that this agent did not build."""
+
+
+MakeHost = Callable[..., Awaitable[CountingHost]]
+"""Makes a host of a name, with settings of the section ``placement``."""
 
 
 async def _pump(events: "asyncio.Queue[LifecycleEvent]", accounting: Accounting) -> None:
@@ -95,27 +119,46 @@ async def _pump(events: "asyncio.Queue[LifecycleEvent]", accounting: Accounting)
 
 
 @pytest.fixture
-async def host(placement_url: str, session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterator[CountingHost]:
-    """Nothing is registered yet. Events of libvirt mark, as in the daemon."""
+async def hosts(placement_url: str, session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterator[MakeHost]:
+    """Makes hosts. Nothing is registered yet. Events of libvirt mark, as in the daemon."""
+    async with contextlib.AsyncExitStack() as closing:
+
+        async def make(name: str | None = None, **settings: object) -> CountingHost:
+            section = PlacementSection.model_validate({"endpoint": placement_url} | settings)
+            made = _counting(name or f"host-{uuid4()}", section, session, tmp_path / str(uuid4()))
+            return await closing.enter_async_context(made)
+
+        yield make
+
+
+@pytest.fixture
+async def host(hosts: MakeHost) -> CountingHost:
+    """A host without Nova."""
+    return await hosts()
+
+
+@contextlib.asynccontextmanager
+async def _counting(
+    name: str, settings: PlacementSection, session: aiohttp.ClientSession, directory: Path
+) -> AsyncIterator[CountingHost]:
     requests: list[tuple[str, int]] = []
-    settings = PlacementSection(endpoint=placement_url)
     placement = Placement(
         session, NoIdentity(), settings, on_request=lambda _, method, status, __: requests.append((method, status))
     )
-    store = RecordStore(tmp_path / "instances")
+    store = RecordStore(directory)
     store.open()
-    name = f"host-{uuid4()}"
     in_flight: set[UUID] = set()
     seen: dict[UUID, bool] = {}
 
     async def on_seen(uuid: UUID, runs: bool) -> None:  # noqa: FBT001 - the callback's own
         seen[uuid] = runs
 
+    beside_nova = settings.mode == "beside-nova"
     async with running_host() as libvirt:
         assert await libvirt.next_change()
         accounting = Accounting(
             placement=placement,
-            providers=HostProviders(placement, name),
+            providers=NovaTree(placement, name) if beside_nova else OwnTree(placement, name),
             domains=libvirt.domains,
             store=store,
             settings=settings,

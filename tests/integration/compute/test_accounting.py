@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from sev_agent.compute.accounting import NotRegistered
+from sev_agent.compute.allocation import ProviderTree
 from sev_agent.compute.holding import ConsumerType
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
@@ -25,18 +26,6 @@ async def registered(host: CountingHost) -> tuple[Provider, Provider]:
     assert root is not None
     assert child is not None
     return root, child
-
-
-async def built(host: CountingHost) -> UUID:
-    """An instance as a build leaves it: claimed, running, recorded."""
-    built = record(State.BUILDING)
-    host.in_flight.add(built.uuid)
-    await host.accounting.claim(built)
-    await host.start_guest(built.uuid)
-    host.store.save(built.with_(state=State.ACTIVE))
-    host.in_flight.discard(built.uuid)
-    host.accounting.mark(built.uuid)
-    return built.uuid
 
 
 async def test_registration(host: CountingHost) -> None:
@@ -69,7 +58,7 @@ async def test_nothing_changed_with_guests(host: CountingHost) -> None:
     """With guests that run, a comparison that finds nothing new costs one read, however many they are."""
     await registered(host)
     for _ in range(SLOTS):
-        await built(host)
+        await host.built()
     await host.reconcile()
     assert (await host.reconcile()).is_clean
 
@@ -142,7 +131,7 @@ async def test_claim_of_a_claimed(host: CountingHost) -> None:
 async def test_stop_and_start(host: CountingHost) -> None:
     """A guest that stops behind the daemon's back keeps only its disk, and takes its slot again when it starts."""
     await registered(host)
-    uuid = await built(host)
+    uuid = await host.built()
     await host.eventually_holds(uuid, FULL_SIZE)
 
     await host.libvirt.domains.destroy(uuid)
@@ -156,7 +145,7 @@ async def test_stop_and_start(host: CountingHost) -> None:
 async def test_undefined(host: CountingHost) -> None:
     """An instance whose domain somebody removed keeps only its disk, until it is deleted."""
     await registered(host)
-    uuid = await built(host)
+    uuid = await host.built()
 
     await host.libvirt.domains.destroy(uuid)
     await host.libvirt.domains.undefine(uuid)
@@ -207,9 +196,9 @@ async def test_guests_of_before(host: CountingHost) -> None:
 async def test_used_slots_after_a_restart(host: CountingHost) -> None:
     """What Placement counts rightly already is not written, and still is known as used."""
     await registered(host)
-    await built(host)
+    await host.built()
     await host.reconcile()
-    host.accounting._held.clear()
+    host.accounting._ledger._held.clear()
     host.accounting._verified = None
 
     methods = await host.requests_of(host.reconcile)
@@ -224,7 +213,7 @@ async def test_allocation_removed_by_hand(
 ) -> None:
     """An allocation that somebody took away, in either of Placement's ways, is back after the next comparison."""
     await registered(host)
-    uuid = await built(host)
+    uuid = await host.built()
     await host.reconcile()
     assert (await host.reconcile()).is_clean
     if way == "delete":
@@ -258,7 +247,7 @@ async def test_allocation_added_by_hand(host: CountingHost) -> None:
 async def test_wrong_size(host: CountingHost) -> None:
     """An allocation of another size than the flavor's is corrected."""
     await registered(host)
-    uuid = await built(host)
+    uuid = await host.built()
     await host.reconcile()
     allocation = await host.placement.allocation(uuid)
     assert allocation is not None
@@ -293,7 +282,7 @@ async def test_inventory_and_traits_by_hand(host: CountingHost) -> None:
 async def test_more_slots(host: CountingHost) -> None:
     """A limit that was raised is written while guests hold slots."""
     await registered(host)
-    await built(host)
+    await host.built()
 
     outcome = await host.reconcile(resources(slots=5))
 
@@ -323,7 +312,7 @@ async def test_in_flight_is_left_alone(host: CountingHost) -> None:
 async def test_every_comparison_observes(host: CountingHost) -> None:
     """A comparison tells of every instance whether its guest runs, also where Placement needs no change."""
     await registered(host)
-    uuid = await built(host)
+    uuid = await host.built()
     await host.reconcile()
     host.seen.clear()
 
@@ -339,14 +328,14 @@ async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeyp
     stray = Allocation(resources={root.uuid: {"VCPU": 1}}, project_id="p", user_id="u", consumer_type="INSTANCE")
     await host.placement.put_allocation(building.uuid, stray)
     releasing, go_on = asyncio.Event(), asyncio.Event()
-    release = host.placement.release
+    release = host.accounting._ledger.release
 
-    async def slow_release(consumer: UUID) -> bool:
+    async def slow_release(consumer: UUID, tree: ProviderTree) -> bool:
         releasing.set()
         await go_on.wait()
-        return await release(consumer)
+        return await release(consumer, tree)
 
-    monkeypatch.setattr(host.placement, "release", slow_release)
+    monkeypatch.setattr(host.accounting._ledger, "release", slow_release)
     comparing = asyncio.create_task(host.reconcile())
     await releasing.wait()
     host.in_flight.add(building.uuid)
@@ -363,13 +352,13 @@ async def test_build_that_ends_during_a_comparison(host: CountingHost) -> None:
     await registered(host)
     host.accounting._verified = None
     built_meanwhile: list[UUID] = []
-    read = host.accounting._held_by_all
+    read = host.accounting._ledger.read
 
     async def read_late(tree: object) -> object:
-        built_meanwhile.append(await built(host))
+        built_meanwhile.append(await host.built())
         return await read(tree)  # type: ignore[arg-type]
 
-    host.accounting._held_by_all = read_late  # type: ignore[method-assign, assignment]
+    host.accounting._ledger.read = read_late  # type: ignore[method-assign, assignment]
     outcome = await host.reconcile()
 
     assert outcome.is_clean
@@ -380,7 +369,7 @@ async def test_guest_beyond_the_slots(host: CountingHost) -> None:
     """A guest that Placement has no slot for is told of, and keeps nothing else from being repaired."""
     await registered(host)
     for _ in range(SLOTS):
-        await built(host)
+        await host.built()
     beyond = await host.start_guest(ours=False)
     root = await host.placement.find_provider(host.name)
     assert root is not None
@@ -400,8 +389,8 @@ async def test_guest_beyond_the_slots(host: CountingHost) -> None:
 async def test_event_while_another_cannot_be_written(host: CountingHost) -> None:
     """A guest that is refused holds up no other guest's event."""
     await registered(host)
-    first = await built(host)
-    await built(host)
+    first = await host.built()
+    await host.built()
     await host.start_guest(ours=False)
 
     await host.libvirt.domains.destroy(first)
@@ -413,8 +402,8 @@ async def test_event_while_another_cannot_be_written(host: CountingHost) -> None
 async def test_refused_guest_gets_the_slot_that_comes_free(host: CountingHost) -> None:
     """A guest that had no slot is counted as soon as there is one."""
     await registered(host)
-    first = await built(host)
-    await built(host)
+    first = await host.built()
+    await host.built()
     beyond = await host.start_guest(ours=False)
     await host.libvirt.domains.destroy(first)
 

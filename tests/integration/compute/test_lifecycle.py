@@ -18,8 +18,8 @@ from sev_agent.compute.guest_events import GuestEvents
 from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instances import Instances
-from sev_agent.compute.inventory import HostProviders
 from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.config import BuildsSection, HypervisorSection, NotificationsSection, PlacementSection
@@ -79,7 +79,7 @@ class Daemon:
         outbox.open()
         self.accounting = Accounting(
             placement=machine.placement,
-            providers=HostProviders(machine.placement, machine.name),
+            providers=OwnTree(machine.placement, machine.name),
             domains=domains,
             store=self.store,
             settings=machine.settings,

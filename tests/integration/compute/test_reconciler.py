@@ -17,6 +17,7 @@ from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.exchange import ServiceUnavailable
+from sev_agent.openstack.placement import Allocation, Provider
 from tests.integration.compute.conftest import CountingHost, resources
 from tests.libvirt_host import PATIENCE
 from tests.requests import record
@@ -31,6 +32,7 @@ class Run:
         self.succeeded: asyncio.Queue[None] = asyncio.Queue()
         self.asked: asyncio.Queue[None] = asyncio.Queue()
         self.fault: Exception | None = None
+        self.told: list[list[str]] = []
         self.reconciler = Reconciler(
             accounting=host.accounting,
             resources=self._resources,
@@ -39,6 +41,7 @@ class Run:
             health=self.health,
             metrics=self.metrics,
             settings=ReconcilerSection(interval=interval, jitter=0),
+            on_drift=lambda findings: self.told.append([found["kind"] for found in findings]),
         )
 
     async def _resources(self) -> HostResources:
@@ -107,10 +110,52 @@ async def test_difference_is_counted(host: CountingHost, start: Start) -> None:
     run.reconciler.soon()
     await soon(run.succeeded.get())
 
-    assert run.metrics.registry.get_sample_value("sev_agent_drift_total") == 1
+    assert run.metrics.registry.get_sample_value("sev_agent_drift_total", {"kind": "missing", "repaired": "true"}) == 1
     assert run.metrics.registry.get_sample_value("sev_agent_last_reconciliation_timestamp_seconds") == pytest.approx(
         datetime.now(UTC).timestamp(), abs=60
     )
+
+
+async def test_drift_is_told_once(host: CountingHost, start: Start) -> None:
+    """What was repaired is told each time, what cannot be repaired is told once, but stands in each count."""
+    run = start(3600)
+    for _ in range(3):
+        await host.start_guest(ours=False)  # for two slots
+
+    for _ in range(3):
+        run.reconciler.soon()
+        await soon(run.succeeded.get())
+
+    kinds = [kind for told in run.told for kind in told]
+    unrepaired = run.metrics.registry.get_sample_value(
+        "sev_agent_drift_total", {"kind": "missing", "repaired": "false"}
+    )
+    assert sorted(kinds) == ["missing", "missing", "missing", "provider_missing", "provider_missing"]
+    assert unrepaired == 3
+
+
+async def test_on_demand(host: CountingHost, start: Start) -> None:
+    """A comparison that is asked for is thorough, is counted and told as any other; a dry run is neither."""
+    run = start(3600)
+    await run.reconciler.now(dry_run=False)
+    run.told.clear()
+    stray = Allocation(
+        resources={(await root(host)).uuid: {"VCPU": 1}}, project_id="p", user_id="u", consumer_type="INSTANCE"
+    )
+    await host.placement.put_allocation(uuid4(), stray)
+
+    rehearsed = await run.reconciler.now(dry_run=True)
+    assert (len(rehearsed.differences), run.told) == (1, [])
+
+    repaired = await run.reconciler.now(dry_run=False)
+    assert (len(repaired.differences), run.told) == (1, [["surplus"]])
+    assert run.counted("repaired") == 2
+
+
+async def root(host: CountingHost) -> Provider:
+    found = await host.placement.find_provider(host.name)
+    assert found is not None
+    return found
 
 
 async def test_placement_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

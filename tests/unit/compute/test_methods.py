@@ -8,13 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sev_agent.compute.drift import Difference, Reconciliation
 from sev_agent.compute.instances import InstanceNotFound, Instances
 from sev_agent.compute.methods import query_methods, tail, work_methods
+from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.schema import Instance, parse
 from tests.requests import record, requested
+
+LEAKED = uuid4()
 
 
 class Known:
@@ -44,6 +48,14 @@ class Known:
         return [self.view(uuid) for uuid in self._records]
 
 
+class _Compared:
+    """A reconciler that found one leaked allocation."""
+
+    async def now(self, *, dry_run: bool) -> Reconciliation:
+        found = Difference(LEAKED, {LEAKED: {"VCPU": 1}}, {})
+        return Reconciliation(differences=(found,), unrepaired={}, dry_run=dry_run)
+
+
 async def _status() -> dict[str, Any]:
     return {"ready": True}
 
@@ -51,7 +63,8 @@ async def _status() -> dict[str, Any]:
 async def ask(known: Known, store: RecordStore, method: str, **arguments: Any) -> Any:
     """The answer to ``method``, its arguments checked as in the daemon."""
     instances = cast("Instances", known)
-    methods = {found.name: found for found in (*work_methods(instances), *query_methods(instances, store, _status))}
+    work = work_methods(instances, cast("Reconciler", _Compared()))
+    methods = {found.name: found for found in (*work, *query_methods(instances, store, _status))}
     found = methods[method]
     return await found.handler(RequestContext(request_id="req-1"), parse(found.arguments, arguments))
 
@@ -73,6 +86,28 @@ async def test_work(store: RecordStore) -> None:
     assert built == {"uuid": str(uuid), "state": "building"}
     assert terminated is None
     assert known.calls == [("build", uuid, "req-1"), ("terminate", uuid, "req-1")]
+
+
+async def test_reconcile(store: RecordStore) -> None:
+    """A comparison is answered with what differed, and whether that is repaired."""
+    told = await ask(Known(), store, "reconcile")
+    rehearsed = await ask(Known(), store, "reconcile", dry_run=True)
+
+    assert told == {
+        "dry_run": False,
+        "differences": [
+            {
+                "subject": str(LEAKED),
+                "kind": "surplus",
+                "held": {str(LEAKED): {"VCPU": 1}},
+                "wanted": {},
+                "repaired": True,
+                "error": None,
+            }
+        ],
+    }
+    assert rehearsed["dry_run"]
+    assert not rehearsed["differences"][0]["repaired"]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,33 @@ async def test_guests_know_which_domains_are_ours(host: Host) -> None:
     assert not await host.domains.is_managed(uuid4())
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_guests_know_which_domains_are_novas(host: Host, version: str) -> None:
+    """A domain of Nova's is known by its metadata, and ours and nobody's are not taken for one."""
+    novas, ours, nobodys = uuid4(), uuid4(), uuid4()
+    mark = f"<metadata><n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/{version}'/></metadata>"
+    await host.domains.define(domain_xml(novas, "novas", security=SEV, extra=mark))
+    await host.domains.define(domain_xml(ours, "ours", security=SEV, extra=agent_metadata(ours)))
+    await host.domains.define(domain_xml(nobodys, "nobodys", security=SEV))
+
+    guests = {guest.uuid: guest for guest in await host.domains.guests()}
+
+    assert {uuid for uuid, guest in guests.items() if guest.is_novas} == {novas}
+
+
+async def test_some_of_the_guests(host: Host) -> None:
+    """Asked about some domains, it tells of those that there are what it tells of all."""
+    ours, other, missing = uuid4(), uuid4(), uuid4()
+    await host.domains.define_and_start(domain_xml(ours, "ours", security=SEV, extra=agent_metadata(ours)))
+    await host.domains.define(domain_xml(other, "other"))
+    everything = await host.domains.guests()
+
+    some = await host.domains.guests_among([ours, missing])
+
+    assert some == tuple(guest for guest in everything if guest.uuid == ours)
+    assert await host.domains.guests() == everything
+
+
 async def test_guests_follow_every_change(host: Host) -> None:
     """State, size and encryption are those of now, also for a domain that was seen before."""
     uuid = uuid4()

@@ -107,6 +107,7 @@ async def test_metrics(daemon: Daemon, session: aiohttp.ClientSession) -> None:
     metrics.deletions.labels("deleted").inc()
     metrics.requests.labels("get_instance", "ok").inc()
     metrics.reconciliations.labels("clean").inc()
+    metrics.differences.labels("surplus", "true").inc()
     metrics.openstack_seconds.labels("placement", "GET", "200").observe(0.01)
     used = [1.0]
     metrics.observe("sev_agent_slots_used", "Slots in use.", ("generation",), lambda: [(("amd-sev",), used[0])])
@@ -120,7 +121,7 @@ async def test_metrics(daemon: Daemon, session: aiohttp.ClientSession) -> None:
     assert 'sev_agent_deletions_total{outcome="deleted"} 1.0' in text
     assert 'sev_agent_rpc_requests_total{method="get_instance",outcome="ok"} 1.0' in text
     assert 'sev_agent_reconciliations_total{outcome="clean"} 1.0' in text
-    assert "sev_agent_drift_total 0.0" in text
+    assert 'sev_agent_drift_total{kind="surplus",repaired="true"} 1.0' in text
     assert 'sev_agent_openstack_request_seconds_count{method="GET",service="placement",status="200"} 1.0' in text
     assert 'sev_agent_slots_used{generation="amd-sev"} 1.0' in text
     assert "sev_agent_ready 1.0" in text
