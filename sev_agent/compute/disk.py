@@ -53,11 +53,6 @@ async def create_disk(path: Path, base: CachedImage, size_gb: int, *, qemu_img: 
         await in_thread(half_made.unlink, missing_ok=True)
 
 
-async def remove_disk(path: Path) -> None:
-    """Remove the disk ``path`` and what was left half made of it, durably; what is gone already is a success."""
-    await in_thread(_remove, path)
-
-
 def _is_right(path: Path, base: CachedImage, size: int) -> bool:
     try:
         header = read_header(path)
@@ -84,13 +79,4 @@ def _publish(half_made: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     half_made.replace(path)
-    sync_directory(path.parent)
-
-
-def _remove(path: Path) -> None:
-    if not path.parent.is_dir():
-        return
-    for half_made in path.parent.glob(f".{path.name}.*"):
-        half_made.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
     sync_directory(path.parent)

@@ -76,12 +76,18 @@ def query_queue_name(host: str) -> str:
 
 def work_queue(host: str, *, delivery_limit: int) -> QueueSpec:
     """Where a host is told what to do. What it cannot take in ``delivery_limit`` deliveries is dead-lettered."""
-    return _work(work_queue_name(host), delivery_limit)
-
-
-def scheduler_queue(*, delivery_limit: int) -> QueueSpec:
-    """Where all schedulers together take their requests from."""
-    return _work("sev_scheduler", delivery_limit)
+    return QueueSpec(
+        name=work_queue_name(host),
+        dead_letters=True,
+        arguments={
+            "x-delivery-limit": delivery_limit,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": DEAD_LETTER_QUEUE,
+            # Only with this pair is a message kept until the dead-letter queue has confirmed it.
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        },
+    )
 
 
 def query_queue(host: str) -> QueueSpec:
@@ -92,21 +98,6 @@ def query_queue(host: str) -> QueueSpec:
             "x-delivery-limit": 3,
             "x-message-ttl": QUESTION_TTL * 1000,
             "x-expires": QUERY_QUEUE_EXPIRY * 1000,
-        },
-    )
-
-
-def _work(name: str, delivery_limit: int) -> QueueSpec:
-    return QueueSpec(
-        name=name,
-        dead_letters=True,
-        arguments={
-            "x-delivery-limit": delivery_limit,
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": DEAD_LETTER_QUEUE,
-            # Only with this pair is a message kept until the dead-letter queue has confirmed it.
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
         },
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sev_agent.compute import disk
-from sev_agent.compute.disk import create_disk, remove_disk
+from sev_agent.compute.disk import create_disk
 from sev_agent.compute.image_cache import CachedImage
 from sev_agent.compute.image_inspection import DiskFormat
 from tests.images import MIB, make_qcow2
@@ -121,14 +121,3 @@ async def test_cancellation_leaves_nothing(path: Path, base: CachedImage, tmp_pa
     await asyncio.wait({task})
     assert task.cancelled()
     assert _names(path.parent) == []
-
-
-async def test_remove_twice(path: Path, base: CachedImage) -> None:
-    """Removing takes half-made files along, and succeeds where nothing is left, be it the directory."""
-    await create_disk(path, base, 1)
-    path.with_name(".disk.0123").touch()
-    await remove_disk(path)
-    assert _names(path.parent) == []
-    await remove_disk(path)
-    path.parent.rmdir()
-    await remove_disk(path)
