@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from sev_agent.domain.reading import encryption_of, read_metadata
+from sev_agent.domain import launch_security, metadata
+from sev_agent.domain.xml import parse_domain
 from tests.golden.cases import CASES, DIRECTORY
 
 PATIENCE = 60
@@ -51,8 +52,8 @@ def test_definition(name: str) -> None:
     kept = result.stdout.strip()
     domain = etree.fromstring(kept)
 
-    assert read_metadata(kept) == spec.metadata
-    assert encryption_of(kept) is spec.launch_security.generation
+    assert metadata.read(parse_domain(kept)) == spec.metadata
+    assert launch_security.read(parse_domain(kept)) is spec.launch_security.generation
     assert domain.findtext("title") == spec.title
     assert domain.find("memoryBacking/locked") is not None
     ours = etree.parse(DIRECTORY / f"{name}.xml")

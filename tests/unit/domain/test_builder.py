@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from sev_agent.domain import launch_security, metadata
 from sev_agent.domain.builder import build_domain
-from sev_agent.domain.reading import encryption_of, read_metadata
 from sev_agent.domain.spec import DomainSpec
+from sev_agent.domain.xml import parse_domain
 from tests.golden.cases import CASES, DIRECTORY, MINIMAL
 
 all_cases = pytest.mark.parametrize("name", CASES)
@@ -79,8 +80,8 @@ def test_reads_back_what_it_wrote(name: str) -> None:
     """A domain built here is known again: its instance and its generation."""
     xml = build_domain(CASES[name])
 
-    assert read_metadata(xml) == CASES[name].metadata
-    assert encryption_of(xml) is CASES[name].launch_security.generation
+    assert metadata.read(parse_domain(xml)) == CASES[name].metadata
+    assert launch_security.read(parse_domain(xml)) is CASES[name].launch_security.generation
 
 
 def test_paths_are_escaped() -> None:

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from lxml import etree
 from pydantic import ValidationError
 
+from sev_agent.domain import metadata
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec
 from sev_agent.domain.network import derived_mac
-from sev_agent.domain.reading import read_metadata
 from sev_agent.domain.spec import DiskFormat, DomainSpec, VirtType
+from sev_agent.domain.xml import parse_domain
 from sev_agent.schema import Instance, NetworkKind
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.image_properties import CdromBus, DiskBus, ImageProperties
@@ -163,7 +164,7 @@ def test_any_instance(arguments: dict[str, Any]) -> None:
     xml = build_domain(spec)
 
     domain = etree.fromstring(xml)
-    assert read_metadata(xml) == spec.metadata
+    assert metadata.read(parse_domain(xml)) == spec.metadata
     assert domain.findtext("title") == arguments["name"]
     assert domain.findtext("uuid") == arguments["uuid"]
     assert domain.findtext("vcpu") == str(arguments["flavor"]["vcpus"])

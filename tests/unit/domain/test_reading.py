@@ -1,8 +1,8 @@
 import pytest
 
+from sev_agent.domain import launch_security, metadata
 from sev_agent.domain.metadata import NAMESPACE
-from sev_agent.domain.reading import encryption_of, read_metadata
-from sev_agent.domain.xml import DomainXmlInvalid
+from sev_agent.domain.xml import DomainXmlInvalid, parse_domain
 from sev_agent.sev.generation import Generation
 
 
@@ -29,18 +29,14 @@ def _launch(content: str) -> str:
 )
 def test_generation(xml: str, generation: Generation | None) -> None:
     """The generation is read from launch security of any origin; what is not AMD's is none of ours."""
-    assert encryption_of(_launch(xml)) is generation
+    assert launch_security.read(parse_domain(_launch(xml))) is generation
 
 
 def test_no_metadata() -> None:
     """A domain without our metadata is not ours, whatever others wrote there."""
-    assert read_metadata(_launch("")) is None
-    assert (
-        read_metadata(
-            _launch("<metadata><n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'/></metadata>")
-        )
-        is None
-    )
+    assert metadata.read(parse_domain(_launch(""))) is None
+    novas = _launch("<metadata><n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'/></metadata>")
+    assert metadata.read(parse_domain(novas)) is None
 
 
 @pytest.mark.parametrize("attributes", ["", "uuid='x'"])
@@ -49,7 +45,7 @@ def test_broken_metadata(attributes: str) -> None:
     xml = _launch(f"<metadata><s:instance xmlns:s='{NAMESPACE}' {attributes}/></metadata>")
 
     with pytest.raises(DomainXmlInvalid, match="domain 'd'"):
-        read_metadata(xml)
+        metadata.read(parse_domain(xml))
 
 
 @pytest.mark.parametrize(
@@ -70,4 +66,4 @@ def test_broken_metadata(attributes: str) -> None:
 def test_hostile_xml(xml: str) -> None:
     """XML that is broken, of another kind, deep, or brings a document type is refused, and nothing is loaded."""
     with pytest.raises(DomainXmlInvalid):
-        encryption_of(xml)
+        launch_security.read(parse_domain(xml))
