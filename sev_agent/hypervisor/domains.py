@@ -1,8 +1,6 @@
 """Domains: defined, started, stopped, removed, looked at. Every operation is one trip through a thread."""
 
-import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +12,7 @@ from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.errors import define_failure, operation_failure, start_failure
 from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey, survey_of
 
-__all__ = ["DomainState", "Domains", "Guest", "Started"]
+__all__ = ["DomainState", "Domains", "Guest"]
 
 T = TypeVar("T")
 
@@ -28,15 +26,6 @@ class _Raise(Enum):
     """The default of what to do about a missing domain."""
 
     RAISE = auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """How long defining and starting took in libvirt, seconds. ``was_running`` if there was nothing to start."""
-
-    define_seconds: float
-    start_seconds: float
-    was_running: bool
 
 
 class Domains:
@@ -62,10 +51,6 @@ class Domains:
     async def start(self, uuid: UUID) -> bool:
         """Whether it had to be started. Raises ``StartFailed``, ``NoSlot``, ``NoMemory``."""
         return await self._act("start", uuid, _start)
-
-    async def define_and_start(self, xml: str) -> Started:
-        """``define`` and ``start`` in one. After ``StartFailed`` the domain stays defined."""
-        return await self._hypervisor.act(partial(_define_and_start, xml=xml))
 
     async def shutdown(self, uuid: UUID) -> None:
         """Press the guest's power button. It ends when its own system wants to, if ever."""
@@ -184,14 +169,6 @@ def _start(domain: libvirt.virDomain) -> bool:
             return False
         raise start_failure(domain.name(), error) from error
     return True
-
-
-def _define_and_start(connection: libvirt.virConnect, *, xml: str) -> Started:
-    begun = time.monotonic()
-    domain = _define(connection, xml)
-    defined = time.monotonic()
-    was_running = not _start(domain)
-    return Started(define_seconds=defined - begun, start_seconds=time.monotonic() - defined, was_running=was_running)
 
 
 def _unless_inactive(domain: libvirt.virDomain, action: Callable[[], object]) -> None:

@@ -79,8 +79,8 @@ class CountingHost:
     ) -> UUID:
         uuid = uuid or uuid4()
         metadata = agent_metadata(uuid) if ours else metadata
-        await self.libvirt.domains.define_and_start(
-            domain_xml(uuid, f"guest-{uuid}", security=security, extra=metadata)
+        await self.libvirt.domains.start(
+            await self.libvirt.domains.define(domain_xml(uuid, f"guest-{uuid}", security=security, extra=metadata))
         )
         return uuid
 

@@ -172,7 +172,7 @@ class Machine:
         security = domain_xml(known.uuid, f"guest-{known.uuid}", security=SEV, extra=agent_metadata(known.uuid))
         self.daemon.store.save(known)
         await self.daemon.accounting.claim(known)
-        await self.libvirt.domains.define_and_start(security)
+        await self.libvirt.domains.start(await self.libvirt.domains.define(security))
         if state is State.STOPPED:
             await self.libvirt.domains.destroy(known.uuid)
         self.daemon.store.save(known.with_(state=state))

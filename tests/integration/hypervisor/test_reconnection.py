@@ -17,7 +17,7 @@ _QUICK = {"keepalive_interval": 1, "keepalive_count": 1, "connect_timeout": 1.0,
 
 async def _events_flow(host: Host) -> None:
     uuid = uuid4()
-    await host.domains.define_and_start(domain_xml(uuid, str(uuid), security=SEV))
+    await host.domains.start(await host.domains.define(domain_xml(uuid, str(uuid), security=SEV)))
     assert [event.event for event in await host.next_events(2)] == [Lifecycle.DEFINED, Lifecycle.STARTED]
     assert uuid in {guest.uuid for guest in await host.domains.guests()}
 

@@ -59,7 +59,9 @@ class Site:
 
     async def guest(self, uuid: UUID, *, ours: bool = True) -> None:
         extra = agent_metadata(uuid) if ours else ""
-        await self.libvirt.domains.define_and_start(domain_xml(uuid, f"guest-{uuid}", security=SEV, extra=extra))
+        await self.libvirt.domains.start(
+            await self.libvirt.domains.define(domain_xml(uuid, f"guest-{uuid}", security=SEV, extra=extra))
+        )
 
     def accepted(self, state: State = State.BUILDING) -> Record:
         """A record with a disk, and its claim."""

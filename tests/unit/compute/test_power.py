@@ -76,8 +76,10 @@ async def button() -> AsyncIterator[Button]:
     async with running_host() as libvirt:
         assert await libvirt.next_change()
         known = record(State.ACTIVE)
-        await libvirt.domains.define_and_start(
-            domain_xml(known.uuid, f"guest-{known.uuid}", security=SEV, extra=agent_metadata(known.uuid))
+        await libvirt.domains.start(
+            await libvirt.domains.define(
+                domain_xml(known.uuid, f"guest-{known.uuid}", security=SEV, extra=agent_metadata(known.uuid))
+            )
         )
         accounting = ScriptedAccounting()
         power = Power(domains=libvirt.domains, accounting=cast("Accounting", accounting), shutdown_timeout=5)

@@ -18,7 +18,7 @@ async def test_reports_the_life_of_a_domain_in_order(host: Host) -> None:
     """Defined, started, stopped, undefined: each with its domain, its cause and the time of its arrival."""
     uuid = uuid4()
     before = time.monotonic()
-    await host.domains.define_and_start(domain_xml(uuid))
+    await host.domains.start(await host.domains.define(domain_xml(uuid)))
     await host.domains.destroy(uuid)
     await host.domains.undefine(uuid)
     events = await host.next_events(4)
@@ -77,7 +77,7 @@ async def test_keeps_no_connection_open_after_its_end() -> None:
     """Closing leaves no reference by which libvirt would keep the connection."""
     async with running_host() as host:
         await host.hypervisor.wait_up(PATIENCE)
-        await host.domains.define_and_start(domain_xml(uuid4()))
+        await host.domains.start(await host.domains.define(domain_xml(uuid4())))
         link = host.hypervisor.link
     assert link._handle is None
     with pytest.raises(HypervisorUnavailable, match="is closed"):

@@ -20,16 +20,6 @@ async def _guest(host: Host, uuid: UUID) -> Guest | None:
     return next((guest for guest in await host.domains.guests() if guest.uuid == uuid), None)
 
 
-async def test_define_and_start_runs_a_domain_and_says_how_long_it_took(host: Host) -> None:
-    """One call defines and starts, and times both parts."""
-    uuid = uuid4()
-    started = await host.domains.define_and_start(domain_xml(uuid))
-    assert not started.was_running
-    assert started.define_seconds > 0
-    assert started.start_seconds > 0
-    assert await host.domains.state(uuid) is DomainState.RUNNING
-
-
 async def test_every_operation_may_be_repeated(host: Host) -> None:
     """Doing again what is done is a success that changes nothing."""
     uuid = uuid4()
@@ -38,7 +28,7 @@ async def test_every_operation_may_be_repeated(host: Host) -> None:
     assert await domains.define(domain_xml(uuid)) == uuid
     assert await domains.start(uuid)
     assert not await domains.start(uuid)
-    assert (await domains.define_and_start(domain_xml(uuid))).was_running
+    assert await domains.state(uuid) is DomainState.RUNNING
     await domains.shutdown(uuid)
     await domains.shutdown(uuid)
     assert await domains.state(uuid) is DomainState.SHUTOFF
@@ -61,7 +51,7 @@ async def test_a_missing_domain_is_named(host: Host, operation: str) -> None:
 async def test_xml_that_libvirt_would_drop_in_silence_is_refused(host: Host) -> None:
     """An element that libvirt does not know is an error, not a guest without it."""
     with pytest.raises(DefineRefused, match="validate against schema") as caught:
-        await host.domains.define_and_start(domain_xml(uuid4(), extra="<unheard-of/>"))
+        await host.domains.define(domain_xml(uuid4(), extra="<unheard-of/>"))
     assert not caught.value.retryable
     assert caught.value.remedy
 
@@ -77,7 +67,7 @@ async def test_a_name_that_is_taken_is_refused_by_libvirts_own_words(host: Host)
 async def test_xml_is_what_runs_or_what_would_start(host: Host) -> None:
     """A change to a running domain shows in its inactive XML only."""
     uuid = uuid4()
-    await host.domains.define_and_start(domain_xml(uuid))
+    await host.domains.start(await host.domains.define(domain_xml(uuid)))
     await host.domains.define(domain_xml(uuid, vcpu="3"))
     assert "<vcpu placement='static'>2</vcpu>" in await host.domains.xml(uuid)
     assert "<vcpu placement='static'>3</vcpu>" in await host.domains.xml(uuid, inactive=True)
@@ -90,7 +80,7 @@ async def test_xml_is_what_runs_or_what_would_start(host: Host) -> None:
 async def test_guests_tell_their_generation(host: Host, security: str, generation: Generation | None) -> None:
     """The generation of memory encryption is read from what libvirt says of the domain, foreign ones too."""
     uuid = uuid4()
-    await host.domains.define_and_start(domain_xml(uuid, security=security))
+    await host.domains.start(await host.domains.define(domain_xml(uuid, security=security)))
     assert await _guest(host, uuid) == Guest(
         uuid=uuid,
         name="guest",
@@ -140,7 +130,9 @@ async def test_guests_know_which_domains_are_novas(host: Host, version: str) -> 
 async def test_some_of_the_guests(host: Host) -> None:
     """Asked about some domains, it tells of those that there are what it tells of all."""
     ours, other, missing = uuid4(), uuid4(), uuid4()
-    await host.domains.define_and_start(domain_xml(ours, "ours", security=SEV, extra=agent_metadata(ours)))
+    await host.domains.start(
+        await host.domains.define(domain_xml(ours, "ours", security=SEV, extra=agent_metadata(ours)))
+    )
     await host.domains.define(domain_xml(other, "other"))
     everything = await host.domains.guests()
 
