@@ -36,7 +36,7 @@ class Service:
     ``environment`` is added to a small clean one (``PATH``, ``LANG``, ``HOME``) and to the mark.
     ``port`` must be free on loopback before the start. ``ready`` answers whether the service does its work now; it may
     raise ``OSError`` to say no.
-    ``before_stop`` runs before SIGTERM, within ``stop_timeout``. Times are seconds.
+    Times are seconds.
     """
 
     name: str
@@ -47,7 +47,6 @@ class Service:
     port: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_timeout: float = 60
-    before_stop: Callable[[], Awaitable[None]] | None = None
     stop_timeout: float = 20
     cwd: Path | None = None
 

@@ -111,7 +111,6 @@ class Supervisor:
             return await self.end_marked(service.name)
         with self._progress.step(service.name) as say:
             say("stopping")
-            await self._prepare_stop(service)
             ended = await processes.end(leader, self._directory, patience=service.stop_timeout)
             rest = await self.end_marked(service.name)
             say(f"ended pid {leader.pid}")
@@ -168,15 +167,6 @@ class Supervisor:
 
     async def _leader(self, name: str) -> MarkedProcess | None:
         return next((process for process in await self.marked(name) if process.leader), None)
-
-    async def _prepare_stop(self, service: Service) -> None:
-        if service.before_stop is None:
-            return
-        try:
-            async with asyncio.timeout(service.stop_timeout):
-                await service.before_stop()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service is ended all the same
-            log.warning("lab.service.before_stop_failed", service=service.name, error=repr(error))
 
     def _spawn(self, service: Service) -> int:
         """Start the process in a session of its own, so that it outlives this one. Blocks shortly."""

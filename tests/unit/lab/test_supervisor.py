@@ -87,33 +87,14 @@ async def test_a_port_that_a_stranger_has_is_named(supervisor: Supervisor, tmp_p
     assert pids(tmp_path) == []
 
 
-async def test_stop_runs_the_hook_and_ends_the_rest(supervisor: Supervisor, tmp_path: Path) -> None:
-    """The hook runs while the service lives; afterwards nothing with its mark is left."""
-    seen: list[list[int]] = []
-
-    async def hook() -> None:
-        seen.append(pids(tmp_path))
-
-    plain = service(tmp_path, "sleep 60 & touch up; wait")
-    await supervisor.start(plain)
+async def test_stop_ends_the_service_and_the_rest(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Every process of the service is ended and named, its children too."""
+    started = service(tmp_path, "sleep 60 & touch up; wait")
+    await supervisor.start(started)
     before = pids(tmp_path)
-    hooked = Service(name="service", command=plain.command, ready=plain.ready, before_stop=hook, stop_timeout=2)
-    ended = await supervisor.stop(hooked)
-    assert seen == [before]
+    ended = await supervisor.stop(started)
     assert pids(tmp_path) == []
     assert before[0] in {process.pid for process in ended}
-
-
-async def test_a_hook_that_fails_or_hangs_does_not_keep_the_service(supervisor: Supervisor, tmp_path: Path) -> None:
-    """The service is ended all the same."""
-
-    async def hook() -> None:
-        raise OSError("libvirt is away")
-
-    plain = service(tmp_path)
-    await supervisor.start(plain)
-    await supervisor.stop(Service(name="service", command=plain.command, ready=plain.ready, before_stop=hook))
-    assert pids(tmp_path) == []
 
 
 async def test_one_failure_gives_up_the_other_starts(supervisor: Supervisor, tmp_path: Path) -> None:
