@@ -115,7 +115,6 @@ class ImageCache:
         self._in_use = in_use
         self._qemu_img = qemu_img
         self._flights: dict[Path, _Flight] = {}
-        self._downloads: set[asyncio.Task[CachedImage]] = set()
         self._rooms: list[_Room] = []
         self._leases: Counter[Path] = Counter()
         self._leased_lately: set[Path] = set()
@@ -128,13 +127,6 @@ class ImageCache:
         removed = await asyncio.to_thread(_prepare, self._directory)
         if removed:
             log.info("image.cache.cleaned", removed=removed)
-
-    async def aclose(self) -> None:
-        """End the downloads under way and leave nothing of them; to be called when nobody waits for one."""
-        for task in self._downloads:
-            task.cancel()
-        if self._downloads:
-            await asyncio.wait(self._downloads)
 
     @asynccontextmanager
     async def acquire(self, image: Image) -> AsyncIterator[CachedImage]:
@@ -176,14 +168,8 @@ class ImageCache:
 
     def _take_off(self, image: Image, path: Path) -> asyncio.Task[CachedImage]:
         task = asyncio.create_task(self._download(image, path), name=f"image-download-{image.id}")
-        self._downloads.add(task)
-        task.add_done_callback(self._landed)
+        task.add_done_callback(_mark_seen)
         return task
-
-    def _landed(self, task: asyncio.Task[CachedImage]) -> None:
-        self._downloads.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks it as seen: whoever waits raises it, and perhaps nobody does
 
     async def _download(self, image: Image, path: Path) -> CachedImage:
         bound = log.bind(image_id=str(image.id), size=image.size)
@@ -298,6 +284,12 @@ class ImageCache:
             f"the disk of {self._directory} has no space for image {image.id}{size}",
             remedy="free space on this host's disk, or use another host",
         )
+
+
+def _mark_seen(task: asyncio.Task[CachedImage]) -> None:
+    # Whoever waits raises its error, and perhaps nobody does.
+    if not task.cancelled():
+        task.exception()
 
 
 def _prepare(directory: Path) -> int:

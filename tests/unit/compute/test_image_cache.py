@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,12 @@ Make = Callable[..., ImageCache]
 
 
 @pytest.fixture
-async def make(directory: Path, source: MemorySource, in_use: set[Path]) -> AsyncIterator[Make]:
-    made = []
-
+def make(directory: Path, source: MemorySource, in_use: set[Path]) -> Make:
     def make(**settings: Any) -> ImageCache:
-        made.append(ImageCache(directory, source, ImagesSection(**settings), in_use=lambda: set(in_use)))
-        return made[-1]
+        return ImageCache(directory, source, ImagesSection(**settings), in_use=lambda: set(in_use))
 
     directory.mkdir()
-    yield make
-    for cache in made:
-        await cache.aclose()
+    return make
 
 
 @pytest.fixture
@@ -407,16 +402,6 @@ async def test_an_unknown_size_cannot_pass_the_bound(
     with pytest.raises(image_cache.ImageCacheFull):
         await _fetch(make(cache_max_gb=1), source.add(_raw("a", 3 * MIB), disk_format="raw", size=None))
     assert _files(directory) == []
-
-
-async def test_closing_leaves_nothing(cache: ImageCache, source: MemorySource, directory: Path) -> None:
-    """A closed cache has no download under way, and no file of one."""
-    source.gate.clear()
-    waiting = asyncio.create_task(_fetch(cache, source.add(_raw("a"), disk_format="raw")))
-    await source.started.wait()
-    await cache.aclose()
-    assert _files(directory) == []
-    await asyncio.wait({waiting})
 
 
 async def test_many_images_many_builds_some_cancelled(
