@@ -4,12 +4,11 @@ import asyncio
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
 from sev_agent.cli import output
 from sev_agent.cli.remote import BrokerUrl, HostName, connected
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
 
@@ -54,7 +53,7 @@ def _show(differences: list[dict[str, Any]]) -> None:
             output.cell(_amounts(found["wanted"])),
             repaired if found["error"] is None else f"[red]no[/]: {output.cell(found['error'])}",
         )
-    Console().print(table)
+    output.screen().print(table)
 
 
 def _amounts(tree: dict[str, Any]) -> str:
