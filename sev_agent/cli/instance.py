@@ -17,7 +17,7 @@ from sev_agent.errors import InvalidRequest, SevAgentError
 from sev_agent.messaging.client import RemoteError
 from sev_agent.messaging.envelope import Notification
 from sev_agent.messaging.notifications import subscribe
-from sev_agent.schema import BuildArguments, parse
+from sev_agent.schema import MAX_USER_DATA, BuildArguments, parse
 
 app = typer.Typer(
     help="Build, list, show, start, stop, reboot and delete the instances of one host.",
@@ -385,6 +385,8 @@ def _network(text: str) -> dict[str, str]:
 
 def _encoded(path: Path) -> str:
     try:
-        return base64.b64encode(path.read_bytes()).decode()
+        with path.open("rb") as file:
+            content = file.read(MAX_USER_DATA + 1)
+        return base64.b64encode(content).decode()
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}", field="--user-data") from None

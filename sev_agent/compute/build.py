@@ -208,4 +208,4 @@ def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    raise error from None
+    raise error from error.__cause__

@@ -4,7 +4,6 @@ import asyncio
 import os
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import structlog
 
@@ -39,7 +38,8 @@ async def create_disk(path: Path, base: CachedImage, size_gb: int, *, qemu_img: 
     size = size_gb * GIB
     if await asyncio.to_thread(_is_right, path, base, size):
         return
-    half_made = path.with_name(f".{path.name}.{uuid4().hex}")
+    # One name, so that what a kill leaves is replaced by the next try.
+    half_made = path.with_name(f".{path.name}.new")
     argv = [qemu_img, "create", "-q", "-f", "qcow2", "-b", str(base.path), "-F", base.format, str(half_made), str(size)]
     try:
         await run_bounded(argv, timeout=_CREATE_TIMEOUT)

@@ -8,11 +8,19 @@ from pathlib import Path
 
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
+from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.capabilities import HostCapabilities
 from sev_agent.openstack.placement import Inventory
 from sev_agent.sev.generation import Generation
 
 _GIB = 1024**3
+
+
+class DiskUnreadable(SevAgentError):
+    """The disk that guests get theirs from cannot be looked at."""
+
+    code = "host.disk_unreadable"
+    retryable = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +38,14 @@ class HostResources:
 async def host_resources(
     capabilities: HostCapabilities, slots: Mapping[Generation, SlotTotal], state_dir: Path, settings: PlacementSection
 ) -> HostResources:
-    """What a host with ``capabilities`` offers, its disk being that of ``state_dir``."""
-    disk = await asyncio.to_thread(shutil.disk_usage, state_dir)
+    """What a host with ``capabilities`` offers, its disk being that of ``state_dir``. Raises ``DiskUnreadable``."""
+    try:
+        disk = await asyncio.to_thread(shutil.disk_usage, state_dir)
+    except OSError as error:
+        raise DiskUnreadable(
+            f"the size of the disk of {state_dir} cannot be read: {error.strerror}",
+            remedy="see that host.state_dir is there and its disk is mounted",
+        ) from error
     root = {
         "VCPU": _whole(capabilities.cpus, settings.reserved_host_cpus, settings.cpu_allocation_ratio),
         # Encrypted guests are pinned: memory cannot be promised twice.

@@ -73,14 +73,14 @@ OnOutcome = Callable[[str, Outcome], None]
 """Takes the method's name (``unknown`` for none of ours) and how it ended."""
 
 OnRejected = Callable[[RequestContext, str, Arguments | None, SevAgentError], Awaitable[None]]
-"""Takes what is known of a cast that was refused: context, method, arguments as sent, and the reason."""
+"""Takes what is known of a request that was refused: context, method, arguments as sent, and the reason."""
 
 
 class RpcServer:
     """Serves ``methods`` from ``queue``, at most ``concurrency`` requests at a time.
 
-    A cast that is refused goes to ``sev_agent.dead`` with the reason in its headers, and ``on_rejected`` is told; a
-    call gets the reason as its reply. A fault of ours fails a call, and lets a cast come again until the queue's
+    A cast that is refused goes to ``sev_agent.dead`` with the reason in its headers, a call gets the reason as its
+    reply; ``on_rejected`` is told of both. A fault of ours fails a call, and lets a cast come again until the queue's
     delivery limit. ``paused`` says whether to start without a consumer. Times are seconds.
     """
 
@@ -232,7 +232,7 @@ class RpcServer:
         received = _Received(incoming)
         try:
             outcome = await self._answer(received)
-        except BrokerUnavailable as error:
+        except SevAgentError as error:
             # Neither answered nor dead-lettered, so not acked: it comes again.
             log.warning("rpc.unsettled", queue=self._queue.name, error=str(error))
             await self._settle(incoming.nack(requeue=True))
@@ -286,7 +286,7 @@ class RpcServer:
             await self._reply(received.reply_to, error=error)
         else:
             await self._dead_letter(received.incoming, error)
-            await self._tell_rejected(received, error)
+        await self._tell_rejected(received, error)
         await self._settle(received.incoming.ack())
 
     async def _fail(self, received: "_Received") -> None:

@@ -78,8 +78,9 @@ def bad(request: pytest.FixtureRequest) -> Bad:
     return BAD[request.param]
 
 
-async def test_bad_request_as_call(agent: AgentProcess, cloud: Cloud, bad: Bad) -> None:
-    """A call gets an error reply that names the field and what to do about it; nothing was begun."""
+async def test_bad_request_as_call(agent: AgentProcess, cloud: Cloud, ear: Ear, bad: Bad) -> None:
+    """A call gets an error reply that names the field and the remedy; it is told and counted; nothing was begun."""
+    before = await agent.metrics()
     request = bad.applied(cloud)
     with pytest.raises(RemoteError) as caught:
         await cloud.order("build_and_run_instance", instance=request)
@@ -87,6 +88,9 @@ async def test_bad_request_as_call(agent: AgentProcess, cloud: Cloud, bad: Bad) 
     assert caught.value.remedy
     assert bad.named in caught.value.remedy
     assert not caught.value.retryable
+    told = await ear.hear(request["uuid"], "sev.instance.create.error")
+    assert told.payload["state"] == "refused"
+    await counted(agent, before, "sev_agent_builds_total", outcome="refused", code="request.invalid")
     await no_trace(cloud, request)
 
 

@@ -149,8 +149,10 @@ async def test_refused_cast_is_dead_lettered_with_reason(
     assert (await declared(broker, queue.name)).declaration_result.message_count == 0
 
 
-async def test_refused_call_gets_field_code_and_remedy(server: RpcServer, client: RpcClient, queue: QueueSpec) -> None:
-    """A handler's refusal reaches our client with everything that it said."""
+async def test_refused_call_gets_field_code_and_remedy(
+    server: RpcServer, client: RpcClient, on_host: Host, queue: QueueSpec
+) -> None:
+    """A refusal reaches our client with everything that it said, and the host is told of it as of a cast's."""
     with pytest.raises(RemoteError) as caught:
         await client.call("refuse", GOOD, queue=queue.name, timeout=10)
     error = caught.value
@@ -162,6 +164,7 @@ async def test_refused_call_gets_field_code_and_remedy(server: RpcServer, client
         "Conflict",
     )
     assert RemoteError.code == "remote"
+    assert (await soon(on_host.rejected))[::2] == ("refuse", "conflict")
 
 
 @pytest.mark.parametrize(

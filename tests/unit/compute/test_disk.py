@@ -121,3 +121,11 @@ async def test_cancellation_leaves_nothing(path: Path, base: CachedImage, tmp_pa
     await asyncio.wait({task})
     assert task.cancelled()
     assert _names(path.parent) == []
+
+
+async def test_what_a_kill_left_half_made_is_replaced(path: Path, base: CachedImage) -> None:
+    """A disk that a killed daemon was making is made anew under its name, and nothing lies beside it."""
+    path.with_name(".disk.new").write_bytes(b"half a disk")
+    await create_disk(path, base, 2)
+    assert _names(path.parent) == ["disk"]
+    assert _info(path)[0]["virtual-size"] == 2 * GIB
