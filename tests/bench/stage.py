@@ -51,11 +51,19 @@ class Stage:
             connected(self.lab.rabbit_url, self.host.name) as remote,
         ):
             await process.wait_ready()
+            await _taking_work(remote)
             config = load(self.lab.agent_config(self.host), {})
             bare_guests = guests.BareGuests(config, self.image, self.host.directory / "bare")
             scene = Scene(daemon=process, libvirt=libvirt, remote=remote, image=self.image, bare=bare_guests)
             await scene.discard([await scene.build()])
             yield scene
+
+
+async def _taking_work(remote: Remote) -> None:
+    """Return once the daemon consumes its work queue, which it declares right after it is ready."""
+    async with asyncio.timeout(_BUILD_SECONDS):
+        while not await remote.client.consumer_count(topology.work_queue_name(remote.host)):
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 @dataclass(slots=True, kw_only=True)
