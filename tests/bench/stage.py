@@ -61,8 +61,9 @@ class Stage:
 
 async def _taking_work(remote: Remote) -> None:
     """Return once the daemon consumes its work queue, which it declares right after it is ready."""
+    queue = topology.work_queue_name(remote.host)
     async with asyncio.timeout(_BUILD_SECONDS):
-        while not await remote.client.consumer_count(topology.work_queue_name(remote.host)):
+        while not await remote.client.consumer_count(queue):  # noqa: ASYNC110 - the broker tells nobody of it
             await asyncio.sleep(_POLL_SECONDS)
 
 
