@@ -197,15 +197,15 @@ async def dead_letter(cloud: Cloud) -> DeadLetter:
     return letter
 
 
-async def counted(agent: AgentProcess, before: Samples, metric: str, **labels: str) -> None:
-    """Wait until one more is counted: that is the last thing that a refusal does."""
+async def counted(agent: AgentProcess, before: Samples, metric: str, *, times: int = 1, **labels: str) -> None:
+    """Wait until ``times`` more are counted: that is the last thing that a refusal does."""
 
-    async def one_more() -> bool:
+    async def more() -> bool:
         count = (await agent.metrics())(metric, **labels) - before(metric, **labels)
-        assert count <= 1
-        return count == 1
+        assert count <= times
+        return count == times
 
-    await eventually(one_more, within=5, what=f"one more {metric} {labels}")
+    await eventually(more, within=5, what=f"{times} more {metric} {labels}")
 
 
 async def no_trace(cloud: Cloud, request: Mapping[str, Any]) -> None:

@@ -56,7 +56,8 @@ async def test_other_build_with_the_same_uuid_is_refused(agent: AgentProcess, cl
     told = await ear.hear(uuid, "create.error")
     assert isinstance(told.payload["fault"], dict)
     assert told.payload["fault"]["code"] == "instance.exists"
-    await counted(agent, before, "sev_agent_builds_total", outcome="refused", code="instance.exists")
+    # The call and the cast, each once.
+    await counted(agent, before, "sev_agent_builds_total", times=2, outcome="refused", code="instance.exists")
     assert await cloud.runs(uuid)
 
 
