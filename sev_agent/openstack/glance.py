@@ -131,9 +131,9 @@ class Glance:
         if (image_id := _as_uuid(name_or_id)) is not None:
             with contextlib.suppress(ImageNotFound):
                 return await self.get_image(image_id)
-        # Unquoted, a name that begins with "in:" would be read as a list, and one with a comma as two.
-        quoted = 'in:"' + name_or_id.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        params = {"name": quoted, "limit": str(_NAMED_AT_MOST)}
+        # Glance would read a name that begins so as a list of names.
+        wanted = f'in:"{name_or_id}"' if name_or_id.startswith("in:") else name_or_id
+        params = {"name": wanted, "limit": str(_NAMED_AT_MOST)}
         response = await self._client.request("GET", _IMAGES, params=params, accepted={200})
         named = [each for each in response.parse(_Images).images if each.name == name_or_id]
         match named:
