@@ -1,6 +1,7 @@
 """What this host tells the world: its notifications, and what stands in them."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,11 @@ from sev_agent.uninterrupted import in_thread, uninterrupted
 
 
 class Announcements:
-    """Makes notifications, and hands them to the outbox."""
+    """Makes notifications, and hands them to the outbox.
+
+    ``updated_at`` in each about an instance is when that became so: what brings an older one than a listener has heard
+    of is no news to it.
+    """
 
     def __init__(self, outbox: Outbox, store: RecordStore, host: str) -> None:
         self._outbox = outbox
@@ -49,13 +54,13 @@ class Announcements:
 
         Returns once it is safe, so that the request may be acknowledged.
         """
-        payload = {"instance_uuid": str(uuid), "state": "deleted"}
+        payload = {"instance_uuid": str(uuid), "state": "deleted", "updated_at": _now()}
         await self._outbox.post_safely(self._letter("sev.instance.delete.end", payload, request_id))
 
     async def refused(self, uuid: str | None, request_id: str, error: SevAgentError, *, action: str = "create") -> None:
         """``sev.instance.<action>.error`` for a request that was never accepted. Returns once it is safe."""
         fault = {"code": error.code, "message": error.message, "field": error.field, "remedy": error.remedy}
-        payload = {"instance_uuid": uuid, "state": "refused", "fault": fault}
+        payload = {"instance_uuid": uuid, "state": "refused", "updated_at": _now(), "fault": fault}
         letter = self._letter(f"sev.instance.{action}.error", payload, request_id, Priority.ERROR)
         await self._outbox.post_safely(letter)
 
@@ -69,6 +74,7 @@ class Announcements:
             "name": record.instance.name,
             "project_id": record.instance.project_id,
             "state": record.state.value,
+            "updated_at": record.updated_at.isoformat(),
             "generation": record.generation.value if record.generation else None,
             "fault": record.fault.model_dump(mode="json") if record.fault else None,
             **details,
@@ -89,3 +95,7 @@ class Announcements:
                 context=context,
             )
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
