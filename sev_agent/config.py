@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from sev_agent import crash_points
 from sev_agent.errors import SevAgentError
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
@@ -395,6 +396,9 @@ def _override(
     faults = []
     for name, text in sorted(environment.items()):
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOREIGN or name.startswith(_FOREIGN_PREFIX):
+            continue
+        if name == crash_points.VARIABLE:
+            faults += crash_points.faults(text)
             continue
         if name not in known:
             # Ignored, a mistyped variable would silently do nothing.
