@@ -14,6 +14,9 @@ _COMMANDS: Final = {
     "reconcile": "sev_agent.cli.reconcile",
     "api": "sev_agent.cli.api",
     "db": "sev_agent.cli.db",
+    "validate": "sev_agent.cli.validate",
+    "image": "sev_agent.cli.image",
+    "flavor": "sev_agent.cli.flavor",
     "lab": "sev_agent.cli.lab",
     "demo": "sev_agent.cli.demo",
 }
