@@ -363,8 +363,9 @@ async def test_an_snp_host_boots_snp_guests(image: Path) -> None:
         started = await guest.start()
         assert started.status == 0, started.errors
         assert (snp.used_of("sev"), snp.used_of("sev_es")) == (0, 1)
-        told = (await snp.virsh("domlaunchsecinfo", "snp")).output
-        assert re.search(rf"sev-snp-policy\s*: {0x30000}\n", told)
+        # libvirt's own question asks for a measurement first, which QEMU has for no SEV-SNP guest.
+        told = (await snp.virsh("qemu-monitor-command", "snp", '{"execute": "query-sev"}')).output
+        assert f'"state":"running","sev-type":"sev-snp","snp-policy":{0x30000}' in told
         assert await guest.said("uuid") == str(guest.uuid)
         assert (await snp.virsh("destroy", "snp")).status == 0
         refused = await snp.define("es", security=SEV_ES, memory=64).start()
