@@ -85,8 +85,7 @@ class Power:
 
     async def runs(self, uuid: UUID) -> bool:
         """Whether the guest runs. Raises ``HypervisorError``."""
-        state = await self._domains.state(uuid)
-        return state is not None and state.is_active
+        return await self._domains.runs(uuid)
 
     async def _claim(self, record: Record) -> None:
         reached(CrashPoint.POWER_BEFORE_CLAIM)

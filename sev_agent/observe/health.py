@@ -18,10 +18,17 @@ class Dependency(StrEnum):
     PLACEMENT = "placement"
     DATABASE = "database"
     KEYSTONE = "keystone"
+    GLANCE = "glance"
 
 
-OF_A_HOST = (Dependency.LIBVIRT, Dependency.BROKER, Dependency.PLACEMENT)
-"""What the host daemon leans on."""
+OF_A_HOST = (
+    Dependency.LIBVIRT,
+    Dependency.BROKER,
+    Dependency.PLACEMENT,
+    Dependency.KEYSTONE,
+    Dependency.GLANCE,
+)
+"""What the host daemon leans on; where it sends no token, Keystone is not among it."""
 
 
 @dataclass(frozen=True, slots=True)

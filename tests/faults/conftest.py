@@ -89,8 +89,8 @@ class World:
 
     @property
     def usual(self) -> dict[str, str]:
-        """The daemon's settings here: all its connections go through the proxies."""
-        return self.proxies.settings(self.cloud.lab)
+        """The daemon's settings here: all its connections go through the proxies; blank guests never shut down."""
+        return {**self.proxies.settings(self.cloud.lab), "builds__guest_shutdown_timeout": "1"}
 
     async def start(self, **settings: Any) -> None:
         """Start the daemon, and wait until it takes work."""
@@ -138,6 +138,11 @@ class World:
         for uuid in uuids:
             self.asked[uuid] = {"deleted"}
             await self.cloud.cast("terminate_instance", instance_uuid=str(uuid))
+
+    async def power(self, method: str, uuid: UUID, state: str, **arguments: str) -> None:
+        """Ask for a change after which the guest should be in ``state``."""
+        self.asked[uuid] = {state}
+        await self.cloud.cast(method, instance_uuid=str(uuid), **arguments)
 
     async def heal(self) -> None:
         """End every fault, and wait until the daemon takes work."""
