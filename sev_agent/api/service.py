@@ -14,6 +14,8 @@ from sev_agent.api.caller import Authenticator, KeystoneAuthenticator, LoopbackA
 from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.flavor_routes import FlavorRoutes
 from sev_agent.api.flavors import Flavors
+from sev_agent.api.keypair_routes import KeypairRoutes
+from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.listener import Listener
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.routes import Route
@@ -105,7 +107,10 @@ class _Service:
         """Every group of routes; a new group is a line here."""
         config = self._config
         flavors = Flavors(self.database)
-        return (*FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),)
+        return (
+            *FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),
+            *KeypairRoutes(Keypairs(self.database), max_limit=config.api.max_limit).routes(),
+        )
 
     def _identity(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
         auth = self._config.auth
