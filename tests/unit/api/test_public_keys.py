@@ -34,7 +34,7 @@ def refusal(text: str) -> str:
     "private",
     [
         ed25519.Ed25519PrivateKey.generate(),
-        rsa.generate_private_key(65537, 1024),
+        rsa.generate_private_key(65537, 2048),
         rsa.generate_private_key(65537, 3072),
         ec.generate_private_key(ec.SECP256R1()),
         ec.generate_private_key(ec.SECP384R1()),
