@@ -18,6 +18,8 @@ from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.events import Events
 from sev_agent.api.flavor_routes import FlavorRoutes
 from sev_agent.api.flavors import Flavors
+from sev_agent.api.keypair_routes import KeypairRoutes
+from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.listening_socket import ListeningSocket
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.routes import Route
@@ -143,6 +145,7 @@ class _Service:
         return (
             *FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),
             *ServerRoutes(servers, creation, actions, zone=zone, max_limit=config.api.max_limit).routes(),
+            *KeypairRoutes(Keypairs(self.database), max_limit=config.api.max_limit).routes(),
             *CloudRoutes(self.database, servers, config.quota, zone=zone).routes(),
         )
 
