@@ -160,8 +160,8 @@ class Lab:
     ) -> None:
         """Bring up what is not up. A lab never shrinks: ``hosts`` below what it has leaves it as it is.
 
-        ``platforms`` are those of the first hosts, in order; there are at least as many hosts. Raises ``LabError``; what
-        was started until then goes on running, and the next ``up`` continues from there.
+        ``platforms`` are those of the first hosts, in order; there are at least as many hosts. Raises ``LabError``;
+        what was started until then goes on running, and the next ``up`` continues from there.
         """
         if self._damage is not None:
             raise self._damage
