@@ -12,6 +12,8 @@ _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
+    "api": "sev_agent.cli.api",
+    "db": "sev_agent.cli.db",
     "validate": "sev_agent.cli.validate",
     "image": "sev_agent.cli.image",
     "flavor": "sev_agent.cli.flavor",
