@@ -11,6 +11,7 @@ import structlog
 
 from sev_agent import __version__
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.config_drive import write_config_drive
 from sev_agent.compute.disk import create_disk
 from sev_agent.compute.firmware_files import create_nvram, firmware_digest
@@ -20,7 +21,7 @@ from sev_agent.compute.kernel_files import fetch_kernel
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
 from sev_agent.compute.refusal import explained
-from sev_agent.config import HypervisorSection
+from sev_agent.config import AgentConfig
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, FirmwareWanted, FlashBuild, choose_firmware
@@ -31,6 +32,7 @@ from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.openstack.glance import Glance, Image
 from sev_agent.openstack.placement import Full
+from sev_agent.sev.footprint import memory_limit_mb
 from sev_agent.sev.image_properties import ImageProperties, KernelImages
 from sev_agent.sev.rules import EncryptionRequest, encryption_request
 from sev_agent.uninterrupted import in_thread, uninterrupted
@@ -63,14 +65,19 @@ class Builder:
         cache: ImageCache,
         accounting: Accounting,
         domains: Domains,
-        settings: HypervisorSection,
+        admission: Admission,
+        config: AgentConfig,
     ) -> None:
         self._store = store
         self._glance = glance
         self._cache = cache
         self._accounting = accounting
         self._domains = domains
-        self._settings = settings
+        self._admission = admission
+        self._hypervisor = config.hypervisor
+        self._images = config.images
+        self._encryption = config.encryption
+        self._overhead_mb = config.placement.guest_overhead_mb
 
     async def build(self, record: Record, progress: Progress, *, resumed: bool) -> Record:
         """Bring the guest of ``record`` up, and return its record as ``ACTIVE``, which the caller saves.
@@ -123,9 +130,11 @@ class Builder:
         instance, files = record.instance, self._store.files(record.uuid)
         with progress.step(Step.IMAGE):
             image = await self._glance.get_image(instance.image.id)
-            encryption = encryption_request(instance.flavor.extra_specs, image.properties)
+            bounds = self._encryption.policy_bounds
+            encryption = encryption_request(instance.flavor.extra_specs, image.properties, bounds)
             properties = ImageProperties.read(image.properties)
             check_declared(image, instance.flavor)
+            await self._admission.check(encryption.generation, instance.flavor.memory_mb)
         record = record.with_(generation=encryption.generation)
         async with AsyncExitStack() as lease:
             try:
@@ -184,7 +193,7 @@ class Builder:
         self, record: Record, properties: ImageProperties, encryption: EncryptionRequest, progress: Progress
     ) -> FirmwareUsed:
         with progress.step(Step.FIRMWARE):
-            found = await asyncio.to_thread(descriptors, self._settings.firmware_dirs)
+            found = await asyncio.to_thread(descriptors, self._hypervisor.firmware_dirs)
             wanted = FirmwareWanted(
                 generation=encryption.generation,
                 machine=properties.machine_type,
@@ -227,12 +236,20 @@ class Builder:
             firmware=firmware,
             firmware_sha256=used.sha256,
             platform=HostPlatform(
-                virt_type=VirtType(self._settings.virt_type),
-                emulator=self._settings.emulator,
+                virt_type=VirtType(self._hypervisor.virt_type),
+                emulator=self._hypervisor.emulator,
                 creator=f"sev-agent {__version__}",
             ),
+            memory_limit_mb=self._memory_limit(record.instance.flavor.memory_mb),
         )
         return build_domain(spec)
+
+    def _memory_limit(self, memory_mb: int) -> int | None:
+        match self._encryption.memory_limit:
+            case "none":
+                return None
+            case "footprint":
+                return memory_limit_mb(memory_mb, self._overhead_mb)
 
     async def _save(self, record: Record) -> Record:
         await in_thread(self._store.save, record)
