@@ -131,7 +131,7 @@ class Builder:
         with progress.step(Step.IMAGE):
             image = await self._glance.get_image(instance.image.id)
             bounds = self._encryption.policy_bounds
-            encryption = encryption_request(instance.flavor.extra_specs, image.properties, bounds)
+            encryption = encryption_request(instance.flavor.extra_specs, image.properties, bounds=bounds)
             properties = ImageProperties.read(image.properties)
             check_declared(image, instance.flavor)
             await self._admission.check(encryption.generation, instance.flavor.memory_mb)

@@ -196,7 +196,6 @@ async def test_slot_is_counted(guest: Guest, cloud: Cloud) -> None:
     root, child = await cloud.root(), await cloud.child()
     assert await cloud.slots_used() == guest.slots_before + 1
     assert held.consumer_type == "INSTANCE"
-    footprint = guest_footprint_mb(256, PlacementSection().guest_overhead_mb)
     assert {provider: dict(amounts) for provider, amounts in held.resources.items()} == {
         root.uuid: {
             "VCPU": 1,
