@@ -10,7 +10,7 @@ from uuid import uuid4
 import structlog
 from aiohttp import web
 
-from sev_agent.api import versions
+from sev_agent.api import openapi, versions
 from sev_agent.api.body import check_text, parse, read_json
 from sev_agent.api.caller import Authenticator, Caller
 from sev_agent.api.faults import BadRequest, ItemNotFound, fault_response, status_of
@@ -29,9 +29,15 @@ _PROJECT_PATTERN = "{project_id:[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _ID_HEADER = "x-openstack-request-id"
 _GLOBAL_ID_HEADER = "X-OpenStack-Request-ID"
-_OPEN_PATHS = frozenset({"/", PREFIX, f"{PREFIX}/"})
+_OPEN_PATHS = frozenset({"/", PREFIX, f"{PREFIX}/", openapi.PATH})
 _RETRY_SECONDS = "5"
 _UNKNOWN = "unknown"
+
+# What is learnt of a request on its way, for those who come later.
+_REQUEST_ID_KEY = web.RequestKey("request_id", str)
+_OPERATION = web.RequestKey("operation", str)
+_VERSION = web.RequestKey("version", Microversion)
+_CALLER = web.RequestKey("caller", Caller)
 
 dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -50,7 +56,10 @@ class ComputeApi:
         self.app.router.add_get("/", self._discover_all)
         for path in (PREFIX, f"{PREFIX}/"):
             self.app.router.add_get(path, self._discover_one)
-        for route in routes:
+        self.app.router.add_get(openapi.PATH, self._describe)
+        self._routes = tuple(routes)
+        self._document = ""
+        for route in self._routes:
             handler = self._handler(route)
             for prefix in (PREFIX, f"{PREFIX}/{_PROJECT_PATTERN}"):
                 self.app.router.add_route(route.method, f"{prefix}{route.path}", handler, name=None)
@@ -62,7 +71,7 @@ class ComputeApi:
         """Everything that is the same for each request: its id, its faults, its headers, its count."""
         started = time.perf_counter()
         request_id = f"req-{uuid4()}"
-        request["request_id"] = request_id
+        request[_REQUEST_ID_KEY] = request_id
         asked = request.headers.get(_GLOBAL_ID_HEADER, "")
         with structlog.contextvars.bound_contextvars(
             request_id=request_id, **({"global_request_id": asked} if _REQUEST_ID.fullmatch(asked) else {})
@@ -73,7 +82,7 @@ class ComputeApi:
             finally:
                 global_request_id.reset(reset)
             self._dress(request, response, request_id)
-            name = request.get("operation", _UNKNOWN)
+            name = request.get(_OPERATION, _UNKNOWN)
             seconds = time.perf_counter() - started
             self._metrics.requests.labels(request.method if name != _UNKNOWN else "", name, response.status).observe(
                 seconds
@@ -87,8 +96,8 @@ class ComputeApi:
         try:
             if request.path in _OPEN_PATHS:
                 return await handler(request)
-            request["version"] = negotiate(request.headers)
-            request["caller"] = await self._authenticator.authenticate(request.headers)
+            request[_VERSION] = negotiate(request.headers)
+            request[_CALLER] = await self._authenticator.authenticate(request.headers)
             return await handler(request)
         except web.HTTPException as error:
             return _routing_fault(error)
@@ -113,15 +122,14 @@ class ComputeApi:
         headers = response.headers
         headers[_ID_HEADER] = request_id
         headers["x-compute-request-id"] = request_id
-        version = request.get("version")
+        version = request.get(_VERSION)
         if request.path not in _OPEN_PATHS:
             headers.update(answer_headers(version) if version else {"Vary": f"{HEADER}, {LEGACY_HEADER}"})
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            request["operation"] = route.name
-            caller: Caller = request["caller"]
-            version: Microversion = request["version"]
+            request[_OPERATION] = route.name
+            caller, version = request[_CALLER], request[_VERSION]
             if version < route.since or (route.until is not None and version > route.until):
                 raise ItemNotFound(f"{route.method} {route.path} is not part of microversion {version}")
             parameters = _parameters(request, caller)
@@ -135,7 +143,7 @@ class ComputeApi:
                 Call(
                     caller=caller,
                     version=version,
-                    request_id=request["request_id"],
+                    request_id=request[_REQUEST_ID_KEY],
                     base=f"{self._base(request)}{PREFIX}",
                     parameters=parameters,
                     body=body,
@@ -153,12 +161,18 @@ class ComputeApi:
         return f"{request.scheme}://{request.host}"
 
     async def _discover_all(self, request: web.Request) -> web.StreamResponse:
-        request["operation"] = "versions"
+        request[_OPERATION] = "versions"
         return web.json_response(versions.every(self._base(request)), status=200)
 
     async def _discover_one(self, request: web.Request) -> web.StreamResponse:
-        request["operation"] = "version"
+        request[_OPERATION] = "version"
         return web.json_response(versions.one(self._base(request)), headers=answer_headers(MINIMUM))
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        request[_OPERATION] = "openapi"
+        # Made when it is first wanted: few processes are ever asked.
+        self._document = self._document or dumps(openapi.document(self._routes, prefix=PREFIX))
+        return web.json_response(text=self._document)
 
 
 def _response(route: Route, made: Mapping[str, Any] | Answer | None) -> web.Response:

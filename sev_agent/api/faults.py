@@ -7,7 +7,7 @@ from aiohttp import web
 from sev_agent.errors import Conflict, InvalidRequest, NotFound, SevAgentError, Unavailable
 from sev_agent.openstack.identity import AuthenticationFailed, EndpointMissing
 
-_TITLES = {
+FAULT_TITLES = {
     400: "badRequest",
     401: "unauthorized",
     403: "forbidden",
@@ -105,7 +105,7 @@ def status_of(error: SevAgentError) -> int:
 
 def fault_body(status: int, message: str) -> dict[str, Any]:
     """Nova's error body."""
-    return {_TITLES.get(status, "computeFault"): {"code": status, "message": message[:_MAX_MESSAGE]}}
+    return {FAULT_TITLES.get(status, "computeFault"): {"code": status, "message": message[:_MAX_MESSAGE]}}
 
 
 def fault_response(status: int, message: str) -> web.Response:

@@ -82,7 +82,7 @@ def after(order: Sequence[Sorted], row: Any) -> ColumnElement[bool]:
     return or_(*alternatives)
 
 
-def next_links(base: str, path: str, query: PageQuery, last_id: str) -> list[dict[str, str]]:
+def next_links(base: str, path: str, query: Query, last_id: str) -> list[dict[str, str]]:
     """The link to the page after the one that ends with ``last_id``."""
     given = query.model_dump(exclude_none=True, exclude_defaults=True, by_alias=True)
     parameters = urlencode({**given, "marker": last_id}, doseq=True)

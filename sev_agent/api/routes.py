@@ -66,8 +66,9 @@ Handler = Callable[[Call], Awaitable[Mapping[str, Any] | Answer | None]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. ``path`` is below ``/v2.1``; ``name`` is its ``operationId``; ``status`` that of a success.
+    """One operation. ``path`` is below ``/v2.1``; ``name`` is its ``operationId``.
 
+    ``status`` is that of a success; ``other_statuses`` are those of a success in other microversions or cases.
     ``role`` is what the caller needs at least. ``since`` and ``until`` bound the microversions that have it.
     """
 
@@ -78,6 +79,7 @@ class Route:
     _: KW_ONLY
     role: Role = Role.READER
     status: int = 200
+    other_statuses: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     since: Microversion = MINIMUM

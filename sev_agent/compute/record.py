@@ -125,6 +125,7 @@ class Record(_Value):
     generation: Generation | None = None
     base_image: Path | None = None
     firmware: Path | None = None
+    firmware_sha256: str | None = None
     fault: Fault | None = None
     handled: tuple[str, ...] = ()
     owed: tuple[Letter, ...] = ()
@@ -173,6 +174,14 @@ class InstanceFiles:
     @property
     def nvram(self) -> Path:
         return self.directory / "nvram.fd"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "kernel"
+
+    @property
+    def ramdisk(self) -> Path:
+        return self.directory / "ramdisk"
 
     @property
     def console_log(self) -> Path:
