@@ -97,9 +97,6 @@ class _Images(BaseModel):
 _NAMED_AT_MOST = 20
 """Images of one name that are looked at: enough to say that it is ambiguous."""
 
-class _Images(BaseModel):
-    images: list[_Image]
-
 
 _GLANCES_OWN = frozenset({"created_at", "updated_at", "direct_url", "self", "file", "schema", "stores"})
 """String fields of an answer that say nothing about the guest."""

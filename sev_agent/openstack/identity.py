@@ -147,7 +147,7 @@ class KeystoneIdentity:
             self._current = None
 
     async def check(self) -> None:
-        """Have Keystone look at the token in use; one that it does not know any more is renewed. Raises as the class."""
+        """Have Keystone look at the token in use; one that it knows no more is renewed. Raises as the class."""
         session = await self._session()
         headers = {"X-Auth-Token": session.token, _TOKEN_HEADER: session.token}
         limits = aiohttp.ClientTimeout(total=self._auth.timeout)
