@@ -85,6 +85,7 @@ class World:
     proxies: Between
     services: Services
     tally: Tally
+    name: str
     asked: dict[UUID, set[str]] = field(default_factory=dict)
 
     @property
@@ -110,6 +111,17 @@ class World:
         if self.agent.is_running:
             assert await self.agent.stop() == 0
         await self.start(**settings)
+
+    async def have(self, **settings: Any) -> None:
+        """Have a daemon with ``settings`` beside the usual ones: this one, or another."""
+        if self.agent.has({**self.usual, **settings}):
+            await self.works()
+        else:
+            await self.restart(**settings)
+
+    def note(self) -> None:
+        """Count a fault that was brought about."""
+        self.tally.faults.append(self.name)
 
     def request(self, **changes: Any) -> dict[str, Any]:
         """A good request of a guest with a tap device."""
@@ -161,11 +173,13 @@ class World:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def world(cloud: Cloud, proxies: Between, services: Services, tally: Tally) -> AsyncIterator[World]:
-    """A lab that is well, and a daemon with its usual settings that is ready. All ends as it began, the guests too."""
-    world = World(cloud=cloud, agent=cloud.agent, proxies=proxies, services=services, tally=tally)
-    if world.agent.is_running and not world.agent.has(world.usual):
-        assert await world.agent.stop() == 0
+async def world(
+    cloud: Cloud, proxies: Between, services: Services, tally: Tally, request: pytest.FixtureRequest
+) -> AsyncIterator[World]:
+    """A lab that is well, with a daemon that is ready. At the end all is well again, and no guest is left."""
+    world = World(
+        cloud=cloud, agent=cloud.agent, proxies=proxies, services=services, tally=tally, name=request.node.name
+    )
     await world.heal()
     world.agent.forget_log()
     yield world

@@ -69,13 +69,9 @@ def fault(request: pytest.FixtureRequest) -> Fault:
     return FAULTS[request.param]
 
 
-@pytest.fixture
-def note(request: pytest.FixtureRequest, world: World) -> Callable[[], None]:
-    return lambda: world.tally.faults.append(request.node.name)
-
-
 async def test_nothing_breaks(world: World) -> None:
     """Without a fault the invariants hold, of a guest that runs, of one that failed, and of one that is deleted."""
+    await world.have()
     await world.build()
     await world.begin(image__id="00000000-0000-4000-8000-000000000000")
     gone = await world.build()
@@ -84,8 +80,9 @@ async def test_nothing_breaks(world: World) -> None:
     assert sorted(states.values()) == ["active", "deleted", "error"]
 
 
-async def test_during_builds(world: World, fault: Fault, note: Callable[[], None]) -> None:
+async def test_during_builds(world: World, fault: Fault) -> None:
     """A fault among builds, a deletion, a stop and a reboot: each ends as asked, or as a build with its error."""
+    await world.have()
     for moment in MOMENTS:
         doomed, stopping, rebooting = await asyncio.gather(*(world.build() for _ in range(3)))
         begun = [await world.begin() for _ in range(2)]
@@ -94,26 +91,27 @@ async def test_during_builds(world: World, fault: Fault, note: Callable[[], None
         await world.power("reboot_instance", rebooting, "active", reboot_type="HARD")
         await asyncio.sleep(moment)
         await _strike(world, fault)
-        note()
+        world.note()
         await world.hold()
         await world.delete(*begun, stopping, rebooting)
         await world.hold()
 
 
-async def test_during_reconciliations(world: World, fault: Fault, note: Callable[[], None]) -> None:
+async def test_during_reconciliations(world: World, fault: Fault) -> None:
     """A fault among comparisons that have something to repair: in the end everything is repaired."""
-    await world.restart(reconciler__interval=1, reconciler__jitter=0)
+    await world.have(reconciler__interval=1, reconciler__jitter=0)
     guests = [await world.build() for _ in range(3)]
     for _ in range(_ROUNDS):
         for uuid in guests:
             await _forget(world, uuid)
         await _strike(world, fault)
-        note()
+        world.note()
         await world.hold()
 
 
-async def test_start_that_libvirt_lost(world: World, note: Callable[[], None]) -> None:
+async def test_start_that_libvirt_lost(world: World) -> None:
     """A domain that a killed libvirtd left half started blocks nothing but what is asked of itself."""
+    await world.have()
     lost, other = await world.build(), await world.build()
     await world.services.kill(Leaned.LIBVIRT)
     status = world.cloud.host.directory / f"run/qemu/{domain_name(lost)}.xml"
@@ -121,7 +119,7 @@ async def test_start_that_libvirt_lost(world: World, note: Callable[[], None]) -
         os.kill(process, signal.SIGKILL)
     status.write_text(_half_started(status.read_text()))
     await world.cloud.supervisor.start(world.cloud.service(f"{world.cloud.host.name}-libvirtd"))
-    note()
+    world.note()
 
     await world.works()
     await world.power("reboot_instance", other, "active", reboot_type="HARD")
