@@ -2,26 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from uuid import UUID
 
-from sev_agent.compute.allocation import ProviderTree, Resources, Size, StoppedGuests, desired
+from sev_agent.compute.allocation import ProviderTree, Resources, StoppedGuests, desired
 from sev_agent.compute.record import Record, State
 from sev_agent.hypervisor.domains import Guest
 from sev_agent.openstack.placement import Allocation
-
-
-class ConsumerType(StrEnum):
-    """Who holds an allocation.
-
-    ``INSTANCE``: an instance of ours; Nova's own have this type too. ``UNMANAGED``: an encrypted guest that somebody
-    else started. ``SCHEDULED``: a claim that a scheduler made for a request that has not reached the host yet.
-    """
-
-    INSTANCE = "INSTANCE"
-    UNMANAGED = "UNMANAGED"
-    SCHEDULED = "SCHEDULED"
-
+from sev_agent.sev.footprint import ConsumerType, Size
 
 OURS: frozenset[str] = frozenset({ConsumerType.UNMANAGED, ConsumerType.SCHEDULED})
 """The types that nobody but this project gives: such a consumer is never Nova's."""

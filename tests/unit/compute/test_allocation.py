@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sev_agent.compute.allocation import ProviderTree, Size, StoppedGuests, desired
-from sev_agent.compute.holding import ConsumerType, Terms, wanted
+from sev_agent.compute.allocation import ProviderTree, StoppedGuests, desired
+from sev_agent.compute.holding import Terms, wanted
 from sev_agent.compute.record import State
 from sev_agent.hypervisor.domains import DomainState, Guest
+from sev_agent.sev.footprint import ConsumerType, Size
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from tests.requests import instance, record
 

@@ -1,0 +1,31 @@
+"""What an encrypted guest takes of its host, as Placement counts it, and who may hold it there."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ConsumerType(StrEnum):
+    """Who holds an allocation.
+
+    ``INSTANCE``: an instance of ours; Nova's own have this type too. ``UNMANAGED``: an encrypted guest that somebody
+    else started. ``SCHEDULED``: a claim that a scheduler made for a request that has not reached the host yet.
+    """
+
+    INSTANCE = "INSTANCE"
+    UNMANAGED = "UNMANAGED"
+    SCHEDULED = "SCHEDULED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What an instance takes of its host beside its encryption slot. ``memory_mb`` in MiB, ``disk_gb`` in GiB."""
+
+    vcpus: int
+    memory_mb: int
+    disk_gb: int
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """The amounts by resource class, those of zero left out: Placement takes none."""
+        amounts = {"VCPU": self.vcpus, "MEMORY_MB": self.memory_mb, "DISK_GB": self.disk_gb}
+        return {name: amount for name, amount in amounts.items() if amount}
