@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from sev_agent import crash_points
 from sev_agent.errors import SevAgentError
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
@@ -110,6 +111,7 @@ class NotificationsSection(Section):
 class AuthSection(Section):
     """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only.
 
+    A domain's ID, where one is given, stands in place of its name.
     ``interface`` and ``region_name`` choose among the catalog's endpoints; ``timeout`` is for one request to Keystone.
     """
 
@@ -120,6 +122,8 @@ class AuthSection(Section):
     project_name: str = "service"
     user_domain_name: str = "Default"
     project_domain_name: str = "Default"
+    user_domain_id: str | None = None
+    project_domain_id: str | None = None
     region_name: str | None = None
     interface: Literal["public", "internal", "admin"] = "public"
     timeout: Seconds = 10
@@ -443,6 +447,9 @@ def _override(
     faults = []
     for name, text in sorted(environment.items()):
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOREIGN or name.startswith(_FOREIGN_PREFIX):
+            continue
+        if name == crash_points.VARIABLE:
+            faults += crash_points.faults(text)
             continue
         if name not in known:
             # Ignored, a mistyped variable would silently do nothing.

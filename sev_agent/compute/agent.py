@@ -10,7 +10,7 @@ from uuid import UUID
 import aiohttp
 import structlog
 
-from sev_agent import __version__
+from sev_agent import __version__, crash_points
 from sev_agent.compute import gauges
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
@@ -73,6 +73,8 @@ async def run_agent(config: AgentConfig) -> None:
     )
     supervisor.stop_on_signals()
     log.info("agent.starting", version=__version__, host=config.host.name)
+    if (armed := crash_points.armed()) is not None:
+        log.warning("agent.crash_point.armed", point=armed)
     async with AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
         agent = _Agent(config, session, manager, supervisor)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.record import Record, RecordStore
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.envelope import Notification, Priority, RequestContext
 from sev_agent.messaging.spool import Letter
@@ -46,8 +47,11 @@ class Announcements:
         await uninterrupted(self._conclude(record, self._about(record, action, phase, details)))
 
     async def _conclude(self, record: Record, letter: Letter) -> None:
+        reached(CrashPoint.CONCLUDE_BEFORE_SAVE)
         await in_thread(self._store.save, record, owing=letter)
+        reached(CrashPoint.CONCLUDE_AFTER_SAVE)
         self._outbox.post(letter, owed_by=record.uuid)
+        reached(CrashPoint.CONCLUDE_AFTER_NOTICE)
 
     async def deleted(self, uuid: UUID, request_id: str) -> None:
         """``sev.instance.delete.end`` for an instance that this host does not have any more.

@@ -17,6 +17,7 @@ from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge
 from sev_agent.compute.progress import Step
 from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import Conflict, NotFound
 from sev_agent.observe.metrics import Labelled, Metrics
 from sev_agent.schema import Instance
@@ -138,7 +139,7 @@ class Instances:
             if verdict is Verdict.IS_SO:
                 await self._announcements.conclude(accepted, POWER_CHANGES[to].action, "end")
             elif accepted is not record:
-                await in_thread(self._store.save, accepted)
+                await self._journal(accepted)
             if verdict is Verdict.BEGINS:
                 self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=record.state.is_unfinished))
             return accepted
@@ -150,7 +151,7 @@ class Instances:
                 return _same(record, instance)
             record = Record.accept(instance, request_id)
             started = time.perf_counter()
-            await in_thread(self._store.save, record)
+            await self._journal(record)
             self._metrics.step_seconds.labels(Step.RECORD).observe(time.perf_counter() - started)
             # The journal shows it from within the save, and a resume may have begun it meanwhile.
             if instance.uuid not in self._tasks:
@@ -163,8 +164,13 @@ class Instances:
             if record is None or record.state is State.DELETED:
                 await self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
-                await in_thread(self._store.save, record.with_(state=State.DELETING, request_id=request_id))
+                await self._journal(record.with_(state=State.DELETING, request_id=request_id))
                 self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=True))
+
+    async def _journal(self, record: Record) -> None:
+        reached(CrashPoint.ACCEPT_BEFORE_SAVE)
+        await in_thread(self._store.save, record)
+        reached(CrashPoint.ACCEPT_AFTER_SAVE)
 
     def view(self, uuid: UUID) -> dict[str, Any]:
         """What is known of one instance. Raises ``InstanceNotFound``."""

@@ -11,6 +11,7 @@ import structlog
 from sev_agent.compute.allocation import ProviderTree, Resources
 from sev_agent.compute.holding import Holding
 from sev_agent.compute.instance_locks import InstanceLocks
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Full, Placement, retry_conflicts
 from sev_agent.sev.footprint import ConsumerType
 
@@ -77,7 +78,10 @@ class Ledger:
         Raises ``Full``; ``ConcurrentUpdate`` only if others write the same consumer again and again.
         """
         with self._writing(uuid):
-            return await self._write(uuid, holding, tree)
+            reached(CrashPoint.LEDGER_BEFORE_WRITE)
+            written = await self._write(uuid, holding, tree)
+            reached(CrashPoint.LEDGER_AFTER_WRITE)
+            return written
 
     async def _write(self, uuid: UUID, holding: Holding, tree: ProviderTree) -> bool:
         try:
@@ -122,7 +126,9 @@ class Ledger:
             return True
 
         with self._writing(uuid):
+            reached(CrashPoint.LEDGER_BEFORE_RELEASE)
             released = await retry_conflicts(attempt)
+            reached(CrashPoint.LEDGER_AFTER_RELEASE)
             self._held.pop(uuid, None)
         return released
 

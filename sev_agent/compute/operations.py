@@ -17,6 +17,7 @@ from sev_agent.compute.power_change import POWER_CHANGES
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.config import BuildsSection
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.observe.metrics import Metrics
@@ -87,6 +88,7 @@ class Operations:
         del resumed
         action = POWER_CHANGES[record.state].action
         self._announcements.power(record, action, "start")
+        reached(CrashPoint.POWER_AFTER_NOTICE)
         async with self._power_slots:
             while record.state.is_unfinished:
                 record = await self._change_power_once(record)
@@ -138,7 +140,9 @@ class Operations:
                 raise Superseded(f"instance {record.uuid} is {present.state} now")
             moved = present.with_(**changes)
             if moved.state.is_unfinished:
+                reached(CrashPoint.REBOOT_BEFORE_SAVE)
                 await in_thread(self._store.save, moved)
+                reached(CrashPoint.REBOOT_AFTER_SAVE)
             else:
                 action = POWER_CHANGES[record.state].action
                 await self._announcements.conclude(moved, action, "error" if moved.fault else "end")
@@ -149,6 +153,7 @@ class Operations:
         progress = Progress(lambda step, seconds: self._stepped(record, step, seconds))
         self._progress[record.uuid] = progress
         self._announcements.create(record, "start")
+        reached(CrashPoint.BUILD_AFTER_NOTICE)
         try:
             async with self._slots:
                 active = await self._builder.build(record, progress, resumed=resumed)
@@ -167,8 +172,10 @@ class Operations:
             )
             failing = self._current(record).with_(state=State.FAILING, fault=fault)
             # A disk that is full takes no record, before the undoing makes room for it.
+            reached(CrashPoint.FAIL_BEFORE_SAVE)
             with contextlib.suppress(JournalFailed):
                 await in_thread(self._store.save, failing)
+            reached(CrashPoint.FAIL_AFTER_SAVE)
             await self._fail(failing, resumed=False)
         else:
             log.info("instance.build.ended", seconds=round(seconds, 3))
@@ -188,6 +195,7 @@ class Operations:
     async def _delete(self, record: Record, *, resumed: bool) -> None:
         del resumed
         self._announcements.delete(record, "start")
+        reached(CrashPoint.DELETE_AFTER_NOTICE)
         await self._builder.undo(record)
         await self._announcements.conclude(record.deleted(), "delete", "end")
         log.info("instance.deleted")
