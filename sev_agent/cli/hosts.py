@@ -65,7 +65,16 @@ def document(host: HostView) -> dict[str, Any]:
 
 def table(fleet: list[HostView]) -> Table:
     """A line for each host. What makes one unfit is in colour."""
-    columns = ("host", "node type", "alive", "generations", "mem_encryption_used_num", "limit", "free RAM", "free vCPUs")
+    columns = (
+        "host",
+        "node type",
+        "alive",
+        "generations",
+        "mem_encryption_used_num",
+        "limit",
+        "free RAM",
+        "free vCPUs",
+    )
     result = output.table(*columns)
     for host in fleet:
         alive = "[green]yes[/]" if host.alive else "[red]no[/]"

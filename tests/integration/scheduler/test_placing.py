@@ -1,6 +1,5 @@
 """Where a request goes, against real Placement and RabbitMQ."""
 
-
 from sev_agent.openstack.placement import Placement
 from sev_agent.sev.footprint import ConsumerType
 from sev_agent.sev.generation import RESOURCE_CLASS
