@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from sev_agent.sev.footprint import Size
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import Size
 
 Resources = Mapping[str, int]
 

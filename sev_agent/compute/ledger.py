@@ -13,7 +13,7 @@ from sev_agent.compute.holding import Holding
 from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Full, Placement, retry_conflicts
-from sev_agent.sev.footprint import ConsumerType
+from sev_agent.sev.holdings import ConsumerType
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from uuid import UUID
 from sev_agent.compute.allocation import Resources
 from sev_agent.compute.holding import OURS
 from sev_agent.compute.ledger import Ledger
-from sev_agent.sev.footprint import ConsumerType
 from sev_agent.sev.generation import RESOURCE_CLASS
+from sev_agent.sev.holdings import ConsumerType
 
 
 class Strangers:

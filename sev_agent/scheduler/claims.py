@@ -7,7 +7,7 @@ from uuid import UUID
 from sev_agent.errors import Unavailable
 from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Placement, Resources, retry_conflicts
 from sev_agent.schema import Instance
-from sev_agent.sev.footprint import ConsumerType
+from sev_agent.sev.holdings import ConsumerType
 from sev_agent.uninterrupted import uninterrupted
 
 

@@ -7,8 +7,8 @@ from typing import Final
 from sev_agent.errors import InvalidRequest
 from sev_agent.openstack.placement_values import RequestGroup
 from sev_agent.schema import Attempt, Instance, RescheduleArguments, ScheduleArguments
-from sev_agent.sev.footprint import Size
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import Size
 from sev_agent.sev.rules import FLAVOR_MODEL
 
 MAX_HOSTS: Final = 3
@@ -46,9 +46,9 @@ class Request:
 
     @classmethod
     def of(cls, arguments: ScheduleArguments, *, overhead_mb: int) -> "Request":
-        """What was asked; a guest takes ``overhead_mb`` MiB beside its RAM. Raises ``InvalidRequest``."""
+        """What was asked; a guest takes ``overhead_mb`` MiB beside RAM and page tables. Raises ``InvalidRequest``."""
         flavor = arguments.instance.flavor
-        size = Size(vcpus=flavor.vcpus, memory_mb=flavor.memory_mb + overhead_mb, disk_gb=flavor.root_gb)
+        size = Size.of_guest(flavor.vcpus, flavor.memory_mb, flavor.root_gb, overhead_mb=overhead_mb)
         generation = arguments.generation or _generation(flavor.extra_specs)
         tried = arguments.tried if isinstance(arguments, RescheduleArguments) else ()
         return cls(arguments.instance, Demand(size, generation), arguments.host, tried)

@@ -21,7 +21,7 @@ from sev_agent.scheduler.host_names import HostNames
 from sev_agent.scheduler.options import Look, Option, Options
 from sev_agent.scheduler.weighing import Strategy, best_first
 from sev_agent.schema import Scheduling
-from sev_agent.sev.footprint import ConsumerType
+from sev_agent.sev.holdings import ConsumerType
 
 log = structlog.stdlib.get_logger(__name__)
 

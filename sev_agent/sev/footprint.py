@@ -1,31 +1,30 @@
-"""What an encrypted guest takes of its host, as Placement counts it, and who may hold it there."""
+"""What an encrypted guest takes of its host's memory. Pure; all sizes in MiB."""
 
-from dataclasses import dataclass
-from enum import StrEnum
+from typing import Final
+
+_PAGE_TABLE_SHARE: Final = 256
+"""Two page tables (QEMU's own and the nested one) have 8 bytes each for every 4 KiB page: 1/256 of the RAM at most."""
+
+_LEAST_SPARE: Final = 256
+"""What a limit on locked memory must leave beside the RAM (libvirt, "Launch Security", on memory locking)."""
+
+_RMP_ENTRY: Final = 16
+_PAGE: Final = 4096
 
 
-class ConsumerType(StrEnum):
-    """Who holds an allocation.
+def guest_footprint_mb(memory_mb: int, overhead_mb: int) -> int:
+    """RAM, page tables, and ``overhead_mb``: the firmware, QEMU itself and its devices, whatever the RAM's size."""
+    return memory_mb + overhead_mb + memory_mb // _PAGE_TABLE_SHARE
 
-    ``INSTANCE``: an instance of ours; Nova's own have this type too. ``UNMANAGED``: an encrypted guest that somebody
-    else started. ``SCHEDULED``: a claim that a scheduler made for a request that has not reached the host yet.
+
+def memory_limit_mb(memory_mb: int, overhead_mb: int) -> int:
+    """The least limit of memory that lets the guest start, and keeps QEMU from taking much more than it should."""
+    return max(guest_footprint_mb(memory_mb, overhead_mb), memory_mb + _LEAST_SPARE)
+
+
+def rmp_mb(host_memory_mb: int) -> int:
+    """The reverse map table of a host with SEV-SNP: 16 bytes for each 4 KiB page of its RAM (AMD 24593, 15.36.3).
+
+    The BIOS reserves it before the kernel counts its memory, so what the kernel calls its total lacks it already.
     """
-
-    INSTANCE = "INSTANCE"
-    UNMANAGED = "UNMANAGED"
-    SCHEDULED = "SCHEDULED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """What an instance takes of its host beside its encryption slot. ``memory_mb`` in MiB, ``disk_gb`` in GiB."""
-
-    vcpus: int
-    memory_mb: int
-    disk_gb: int
-
-    @property
-    def resources(self) -> dict[str, int]:
-        """The amounts by resource class, those of zero left out: Placement takes none."""
-        amounts = {"VCPU": self.vcpus, "MEMORY_MB": self.memory_mb, "DISK_GB": self.disk_gb}
-        return {name: amount for name, amount in amounts.items() if amount}
+    return -(-host_memory_mb * _RMP_ENTRY // _PAGE)

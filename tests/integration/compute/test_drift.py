@@ -11,8 +11,8 @@ from sev_agent.compute.allocation import Resources
 from sev_agent.compute.drift import Kind, Reconciliation
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Inventory
-from sev_agent.sev.footprint import ConsumerType
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import (
     FULL_SIZE,
     OVERHEAD,

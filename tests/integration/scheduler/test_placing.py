@@ -1,8 +1,8 @@
 """Where a request goes, against real Placement and RabbitMQ."""
 
 from sev_agent.openstack.placement import Placement
-from sev_agent.sev.footprint import ConsumerType
 from sev_agent.sev.generation import RESOURCE_CLASS
+from sev_agent.sev.holdings import ConsumerType
 from tests.integration.scheduler.conftest import (
     OVERHEAD,
     Decider,

@@ -11,8 +11,8 @@ from sev_agent.compute.allocation import Resources
 from sev_agent.compute.drift import Difference, Kind, ProviderDifference, Reconciliation, compare
 from sev_agent.compute.holding import Holding
 from sev_agent.openstack.placement import Full
-from sev_agent.sev.footprint import ConsumerType
 from sev_agent.sev.generation import RESOURCE_CLASS
+from sev_agent.sev.holdings import ConsumerType
 
 ROOT, CHILD, OTHER = uuid4(), uuid4(), uuid4()
 WHOLE: dict[UUID, Resources] = {ROOT: {"VCPU": 2, "DISK_GB": 1}, CHILD: {RESOURCE_CLASS: 1}}
