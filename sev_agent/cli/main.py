@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
+    "check": "sev_agent.cli.check",
     "lab": "sev_agent.cli.lab",
     "demo": "sev_agent.cli.demo",
 }
