@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Downloads, the OpenStack services' environment and the guest image, shared by the demo and the tests.
 export SEV_AGENT_LAB_CACHE ?= /var/cache/sev-agent-lab
 
-.PHONY: help demo down test test-unit test-integration test-e2e lint bench clean
+.PHONY: help demo down test test-unit test-integration test-e2e test-faults lint bench clean
 
 help: ## Show what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ demo: $(STAMP) ## Bring a lab up, boot a guest in it, show the evidence.
 down: $(STAMP) ## End the lab that the demo left up.
 	$(RUN)/sev-agent lab down
 
-test: lint test-unit test-integration test-e2e ## Run everything that CI runs.
+test: lint test-unit test-integration test-e2e test-faults ## Run everything that CI runs.
 
 test-unit: $(STAMP) test-packages ## Run what needs no services: seconds.
 	$(RUN)/pytest tests/unit
@@ -29,6 +29,9 @@ test-integration: $(STAMP) test-packages ## Run each adapter against its real se
 
 test-e2e: $(STAMP) test-packages ## Boot real guests on a lab of the tests' own.
 	$(RUN)/pytest tests/e2e
+
+test-faults: $(STAMP) test-packages ## Break every service and the daemon itself, and see that all counts still hold.
+	$(RUN)/pytest tests/faults
 
 lint: $(STAMP) ## Check style and types.
 	$(RUN)/ruff check .

@@ -1,15 +1,17 @@
-"""Configuration of the host daemon: a TOML file, overridden by the environment."""
+"""Configuration of the daemons: a TOML file for each, overridden by the environment."""
 
+import ipaddress
 import os
 import socket
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from sev_agent import crash_points
 from sev_agent.errors import SevAgentError
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
@@ -18,6 +20,9 @@ _FOREIGN_PREFIX = "SEV_AGENT_LAB"
 """Variables of the commands and of the lab, which a daemon may inherit from a shell that has them."""
 
 _DELIMITER = "__"
+
+_DATABASE_SCHEMES = ("sqlite:///", "postgresql://")
+_OFFERED_NETWORK = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def _is_absolute(path: Path) -> Path:
@@ -106,6 +111,7 @@ class NotificationsSection(Section):
 class AuthSection(Section):
     """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only.
 
+    A domain's ID, where one is given, stands in place of its name.
     ``interface`` and ``region_name`` choose among the catalog's endpoints; ``timeout`` is for one request to Keystone.
     """
 
@@ -116,6 +122,8 @@ class AuthSection(Section):
     project_name: str = "service"
     user_domain_name: str = "Default"
     project_domain_name: str = "Default"
+    user_domain_id: str | None = None
+    project_domain_id: str | None = None
     region_name: str | None = None
     interface: Literal["public", "internal", "admin"] = "public"
     timeout: Seconds = 10
@@ -192,8 +200,23 @@ class LogSection(Section):
     format: LogFormat = LogFormat.AUTO
 
 
-class AgentConfig(Section):
+class DaemonConfig(Section):
+    """What ``load`` reads: sections, and what one setting demands of another. ``reference`` documents every key."""
+
+    reference: ClassVar[str]
+
+    def missing(self) -> list[str]:
+        """What is wrong though each setting by itself is right, each fault with its path."""
+        return []
+
+
+D = TypeVar("D", bound=DaemonConfig)
+
+
+class AgentConfig(DaemonConfig):
     """Everything that ``sev-agent run`` is told. Read with ``load``."""
+
+    reference: ClassVar[str] = "conf/sev-agent.toml"
 
     host: HostSection = Field(default_factory=HostSection)
     hypervisor: HypervisorSection = Field(default_factory=HypervisorSection)
@@ -209,37 +232,150 @@ class AgentConfig(Section):
     http: HttpSection = Field(default_factory=HttpSection)
     log: LogSection = Field(default_factory=LogSection)
 
+    def missing(self) -> list[str]:
+        return _auth_url_missing(self.auth)
+
+
+class ApiSection(Section):
+    """Where the compute API listens, and what one request may be. Times are seconds.
+
+    ``public_url`` begins the links in answers; without one it is as the request came. ``max_limit`` is how many servers
+    or flavors one page has at most. A deleted server is remembered for ``deleted_retention``.
+    """
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8774, ge=0, le=65535)
+    public_url: Url | None = None
+    availability_zone: str = Field(default="nova", min_length=1, max_length=255, pattern=r"^[A-Za-z0-9._-]+$")
+    max_body_kb: int = Field(default=256, ge=96, le=16 * 1024)
+    max_limit: int = Field(default=1000, ge=1, le=10_000)
+    max_servers_per_request: int = Field(default=100, ge=1, le=1000)
+    stop_timeout: Seconds = 10
+    deleted_retention: Annotated[float, Field(ge=60, le=366 * 86_400)] = 86_400
+
+
+class DatabaseSection(Section):
+    """The SQL database: ``sqlite:///PATH`` (an absolute path, so four slashes) or ``postgresql://...``. Seconds."""
+
+    url: SecretStr = Field(
+        default=SecretStr("sqlite:////var/lib/sev-agent-api/api.sqlite"),
+    )
+    pool_size: int = Field(default=10, ge=1, le=200)
+    timeout: Seconds = 30
+
+
+class TokensSection(Section):
+    """How long Keystone's word on a token is believed without asking again (seconds), and for how many tokens."""
+
+    cache_seconds: Seconds = 60
+    cache_size: int = Field(default=10_000, ge=1, le=1_000_000)
+
+
+class QuotaSection(Section):
+    """What each project may have at a time; -1 is without a limit. ``ram_mb`` is MiB."""
+
+    servers: int = Field(default=10, ge=-1)
+    vcpus: int = Field(default=20, ge=-1)
+    ram_mb: int = Field(default=51_200, ge=-1)
+
+
+class NetworksSection(Section):
+    """What a server's networks stand for on the hosts.
+
+    ``auto`` is the kind of NIC that a request for any network gets. ``offered`` are networks that can be asked for by
+    UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
+    """
+
+    auto: Literal["user", "none"] = "user"
+    offered: tuple[Annotated[str, Field(pattern=_OFFERED_NETWORK)], ...] = ()
+
+
+class UpkeepSection(Section):
+    """The look after servers that are on their way for too long. Times are seconds.
+
+    A server that waits for a host is scheduled again after ``schedule_deadline``, ``schedule_attempts`` times in all;
+    one that a host works on is asked for after ``transition_deadline``, and given up after ``looks`` without an answer.
+    """
+
+    interval: Seconds = 10
+    schedule_deadline: Seconds = 120
+    schedule_attempts: int = Field(default=3, ge=1, le=100)
+    transition_deadline: Seconds = 60
+    looks: int = Field(default=5, ge=1, le=1000)
+    call_timeout: Seconds = 10
+
+
+class ApiHttpSection(HttpSection):
+    """As the host daemon's, on a port of its own."""
+
+    port: int = Field(default=9198, ge=0, le=65535)
+
+
+class ApiConfig(DaemonConfig):
+    """Everything that ``sev-agent api`` is told. Read with ``load_as``."""
+
+    reference: ClassVar[str] = "conf/sev-agent-api.toml"
+
+    api: ApiSection = Field(default_factory=ApiSection)
+    database: DatabaseSection = Field(default_factory=DatabaseSection)
+    messaging: MessagingSection = Field(default_factory=MessagingSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    tokens: TokensSection = Field(default_factory=TokensSection)
+    glance: ServiceSection = Field(default_factory=ServiceSection)
+    quota: QuotaSection = Field(default_factory=QuotaSection)
+    networks: NetworksSection = Field(default_factory=NetworksSection)
+    upkeep: UpkeepSection = Field(default_factory=UpkeepSection)
+    http: ApiHttpSection = Field(default_factory=ApiHttpSection)
+    log: LogSection = Field(default_factory=LogSection)
+
+    def missing(self) -> list[str]:
+        faults = _auth_url_missing(self.auth)
+        if self.auth.type == "none" and not _is_loopback(self.api.host):
+            faults.append(
+                "api.host: without Keystone (auth.type 'none') everyone is an administrator, so it must be a loopback"
+                " address such as 127.0.0.1"
+            )
+        if not self.database.url.get_secret_value().startswith(_DATABASE_SCHEMES):
+            faults.append(f"database.url: must begin with one of {', '.join(_DATABASE_SCHEMES)}")
+        return faults
+
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
-    """Read the configuration from the TOML file ``path``, overridden by ``SEV_AGENT_<SECTION>__<KEY>`` variables.
+    """The host daemon's configuration, read by ``load_as``."""
+    return load_as(AgentConfig, path, environment)
+
+
+def load_as(model: type[D], path: Path, environment: Mapping[str, str] | None = None) -> D:
+    """Read a configuration from the TOML file ``path``, overridden by ``SEV_AGENT_<SECTION>__<KEY>`` variables.
 
     A variable's value is a text; where the setting is a list, it is one in TOML's spelling.
     Raises ``ConfigurationError`` that lists every fault with its path: an unreadable file, an unknown key or variable,
     a value of the wrong type or out of bounds, one that another value demands.
     """
     values = _read(path)
-    # Without its section, a fault of the machine's own name would be told without its path, and alone.
-    values.setdefault("host", {})
-    faults = _override(values, os.environ if environment is None else environment)
+    if "host" in model.model_fields:
+        # Without its section, a fault of the machine's own name would be told without its path, and alone.
+        values.setdefault("host", {})
+    faults = _override(values, os.environ if environment is None else environment, variables(model))
     try:
-        config = AgentConfig.model_validate(values)
+        config = model.model_validate(values)
     except ValidationError as error:
         faults += [_describe(fault) for fault in error.errors(include_url=False, include_input=False)]
     else:
-        faults += _missing(config)
-    if faults:
-        raise ConfigurationError(
-            f"{path} cannot be used:\n  " + "\n  ".join(faults),
-            remedy="correct each line; conf/sev-agent.toml documents every key",
-        )
-    return config
+        faults += config.missing()
+        if not faults:
+            return config
+    raise ConfigurationError(
+        f"{path} cannot be used:\n  " + "\n  ".join(faults),
+        remedy=f"correct each line; {model.reference} documents every key",
+    )
 
 
-def variables() -> dict[str, tuple[str, str]]:
-    """Every environment variable that ``load`` knows, with the section and the key that it sets."""
+def variables(model: type[DaemonConfig] = AgentConfig) -> dict[str, tuple[str, str]]:
+    """Every environment variable that ``load_as`` knows, with the section and the key that it sets."""
     return {
         f"{ENVIRONMENT_PREFIX}{section}{_DELIMITER}{key}".upper(): (section, key)
-        for section, field in AgentConfig.model_fields.items()
+        for section, field in model.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
         for key in field.annotation.model_fields
     }
@@ -256,11 +392,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not TOML: {error}", remedy="correct the syntax") from None
 
 
-def _override(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+def _override(
+    values: dict[str, Any], environment: Mapping[str, str], known: Mapping[str, tuple[str, str]]
+) -> list[str]:
     """Put the environment's settings over those of the file, and tell what is wrong with them."""
-    known, faults = variables(), []
+    faults = []
     for name, text in sorted(environment.items()):
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOREIGN or name.startswith(_FOREIGN_PREFIX):
+            continue
+        if name == crash_points.VARIABLE:
+            faults += crash_points.faults(text)
             continue
         if name not in known:
             # Ignored, a mistyped variable would silently do nothing.
@@ -280,10 +421,17 @@ def _list(text: str) -> Any:
         return text
 
 
-def _missing(config: AgentConfig) -> list[str]:
-    if config.auth.type == "password" and config.auth.auth_url is None:
+def _auth_url_missing(auth: AuthSection) -> list[str]:
+    if auth.type == "password" and auth.auth_url is None:
         return ["auth.auth_url: needed where auth.type is 'password'"]
     return []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _describe(fault: Any) -> str:

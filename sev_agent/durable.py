@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from sev_agent.crash_points import CrashPoint, reached
+
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``content`` so that a reader, now or after a crash, sees the old or the new, whole.
@@ -16,8 +18,11 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
+            reached(CrashPoint.DURABLE_BEFORE_SYNC)
             os.fsync(descriptor)
+        reached(CrashPoint.DURABLE_BEFORE_RENAME)
         Path(temporary).replace(path)
+        reached(CrashPoint.DURABLE_AFTER_RENAME)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -1,4 +1,4 @@
-"""The versioned arguments of the RPC methods: what may be asked of a host, and within which bounds."""
+"""The versioned arguments of the RPC methods: what may be asked of a host or a scheduler, and within which bounds."""
 
 import base64
 import binascii
@@ -10,8 +10,10 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sev_agent.errors import InvalidRequest
+from sev_agent.sev.generation import Generation
 
-VERSION = "1.0"
+VERSION = "1.1"
+"""1.1: ``scheduling`` of a build; the scheduler's methods."""
 
 MAX_USER_DATA = 65535
 """Bytes of encoded user data, the bound of OpenStack's compute API."""
@@ -139,10 +141,51 @@ class Instance(Model):
         return ".".join(labels)[:63].strip("-.") or f"server-{self.uuid}"
 
 
+HostName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")]
+"""A compute host, as its configuration names it: part of the names of its queues."""
+
+
+class Attempt(Model):
+    """A host that could not build an instance, and what it said. ``code`` is that of its error."""
+
+    host: HostName
+    code: str = Field(max_length=255)
+    message: str = Field(max_length=4096)
+
+
+Tried = Annotated[tuple[Attempt, ...], Field(max_length=16, strict=False)]
+"""The hosts that were tried for one request, in their order."""
+
+
+class Scheduling(Model):
+    """How a build came to its host: ``forced_host`` is the only one it may go to, ``tried`` are those that failed."""
+
+    forced_host: HostName | None = None
+    tried: Tried = ()
+
+
 class BuildArguments(Model):
-    """``build_and_run_instance``."""
+    """``build_and_run_instance``. One with ``scheduling`` came from a scheduler, which may try another host."""
 
     instance: Instance
+    scheduling: Scheduling | None = None
+
+
+class ScheduleArguments(Model):
+    """``schedule_instance``. ``host`` is the only one to try, where an administrator named it.
+
+    ``generation`` is what flavor and image together ask for; without it the flavor's own word counts, or plain SEV.
+    """
+
+    instance: Instance
+    host: HostName | None = None
+    generation: Annotated[Generation, Field(strict=False)] | None = None
+
+
+class RescheduleArguments(ScheduleArguments):
+    """``reschedule_instance``: the hosts in ``tried`` could not build it, the last one being who asks."""
+
+    tried: Annotated[Tried, Field(min_length=1)]
 
 
 class InstanceArguments(Model):

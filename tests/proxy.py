@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that cuts, freezes and refuses connections on demand."""
+"""A TCP proxy on loopback that cuts, freezes, refuses and answers connections by itself on demand."""
 
 import asyncio
 import contextlib
@@ -22,6 +22,7 @@ class Proxy:
         self._ending = asyncio.Event()
         self._ending.set()
         self._refusing = False
+        self._nonsense: bytes | None = None
         self.port = 0
         self.accepted = 0
 
@@ -54,6 +55,20 @@ class Proxy:
         """Take connections again."""
         self._refusing = False
 
+    def answer(self, nonsense: bytes) -> None:
+        """Cut every connection, and from now on answer whatever comes on a new one with ``nonsense``, and close it."""
+        self._nonsense = nonsense
+        self.cut()
+
+    def heal(self) -> None:
+        """Be a proxy again, whatever it was told before. What hangs goes on, answers of its own are over."""
+        if self._nonsense is not None:
+            self._nonsense = None
+            self.cut()
+        self.accept()
+        self.thaw()
+        self.end()
+
     def freeze(self) -> None:
         """Pass no byte on, and close nothing: a peer that hangs."""
         self._flowing.clear()
@@ -76,6 +91,9 @@ class Proxy:
             writer.transport.abort()
             return
         self.accepted += 1
+        if self._nonsense is not None:
+            await self._answer(self._nonsense, reader, writer)
+            return
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
@@ -87,6 +105,16 @@ class Proxy:
             pump = asyncio.create_task(self._pump(source, sink), name=f"proxy:{self.port}")
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
+
+    async def _answer(self, nonsense: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with contextlib.suppress(OSError):
+            await reader.read(_CHUNK)
+            writer.write(nonsense)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -13,6 +13,11 @@ _COMMANDS: Final = {
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
     "check": "sev_agent.cli.check",
+    "api": "sev_agent.cli.api",
+    "db": "sev_agent.cli.db",
+    "validate": "sev_agent.cli.validate",
+    "image": "sev_agent.cli.image",
+    "flavor": "sev_agent.cli.flavor",
     "lab": "sev_agent.cli.lab",
     "demo": "sev_agent.cli.demo",
 }

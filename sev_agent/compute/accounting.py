@@ -17,6 +17,7 @@ from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.record import Record, RecordStore
 from sev_agent.compute.strangers import Strangers
 from sev_agent.config import PlacementSection
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.hypervisor.domains import Domains, Guest
 from sev_agent.observe.metrics import Labelled
@@ -176,18 +177,23 @@ class Accounting:
 
     async def _reconcile(self, resources: HostResources, *, thorough: bool) -> Reconciliation:
         with self._ledger.watching() as written:
+            reached(CrashPoint.RECONCILE_BEFORE_LOOK)
             seen = await self._look(tell=True)
+            reached(CrashPoint.RECONCILE_AFTER_LOOK)
             state = (resources, self._wanted_by_all(seen, self._tree), await self._counted())
             if state[2] and state == self._verified and not thorough:
                 return Reconciliation(unrepaired={})
             established = await self._providers.establish(resources)
+            reached(CrashPoint.RECONCILE_AFTER_PROVIDERS)
             self._tree = tree = self._known(established.tree)
             compared = await self._compared(seen, tree, written)
             for uuid in (*compared.right, *compared.wrong):
                 self._ledger.note(uuid, compared.right.get(uuid))
+        reached(CrashPoint.RECONCILE_AFTER_PLAN)
         differences = compared.wrong
         async with self._settling:
             settled = await self._settle(differences, surplus=compared.holders)
+        reached(CrashPoint.RECONCILE_AFTER_WRITES)
         for error in settled.failed.values():
             if isinstance(error, Unavailable):
                 raise error

@@ -10,31 +10,34 @@ from uuid import UUID
 import aiohttp
 import structlog
 
-from sev_agent import __version__
+from sev_agent import __version__, crash_points
+from sev_agent.compute import gauges
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder, bases_in_use
 from sev_agent.compute.guest_events import GuestEvents
 from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
+from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.methods import query_methods, work_methods
 from sev_agent.compute.nova_tree import NovaTree
+from sev_agent.compute.operations import Operations
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
+from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
+from sev_agent.compute.work_gate import WorkGate
 from sev_agent.config import AgentConfig
-from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
-from sev_agent.messaging.envelope import Arguments, RequestContext
 from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
@@ -60,18 +63,6 @@ _BROKER_TASK = "broker"
 _MAX_DRIFT_TOLD = 100
 """Differences in one notification; the log has all."""
 
-_ACTIONS = {
-    "build_and_run_instance": "create",
-    "terminate_instance": "delete",
-    "start_instance": "start",
-    "stop_instance": "stop",
-    "reboot_instance": "reboot",
-}
-"""What a refused request of each method would have been, in notifications."""
-
-_MAX_TOLD = 64
-"""Characters of what stands in a refused request in place of a UUID, which may be anything."""
-
 
 async def run_agent(config: AgentConfig) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises what made it stop otherwise."""
@@ -83,6 +74,8 @@ async def run_agent(config: AgentConfig) -> None:
     )
     supervisor.stop_on_signals()
     log.info("agent.starting", version=__version__, host=config.host.name)
+    if (armed := crash_points.armed()) is not None:
+        log.warning("agent.crash_point.armed", point=armed)
     async with AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
         agent = _Agent(config, session, manager, supervisor)
@@ -107,7 +100,6 @@ class _Agent:
         self._state_lock = StateLock(config.host.state_dir, host)
         self._store = RecordStore(config.host.state_dir / "instances")
 
-        self._gate_moved = asyncio.Event()
         self._hypervisor = Hypervisor(
             config.hypervisor,
             on_event=lambda event: self._guest_events.on_event(event),  # noqa: PLW0108 - made later than this
@@ -137,6 +129,7 @@ class _Agent:
             on_dropped=lambda letter: self._metrics.notifications_dropped.labels(letter.event_type).inc(),
         )
         self._announcements = Announcements(self._outbox, self._store, host)
+        self._refused = RefusedRequests(self._announcements, self._metrics)
 
         self._cache = ImageCache(
             config.host.state_dir / "images", glance, config.images, in_use=bases_in_use(self._store)
@@ -163,16 +156,27 @@ class _Agent:
             accounting=self._accounting,
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
-        self._instances = Instances(
-            host=host,
+        locks = InstanceLocks()
+        operations = Operations(
             store=self._store,
+            locks=locks,
             builder=builder,
             power=power,
-            accounting=self._accounting,
             announcements=self._announcements,
             metrics=self._metrics,
             settings=config.builds,
             on_postponed=lambda: self._reconciler.soon(after=_AGAIN_SECONDS),
+        )
+        self._instances = Instances(
+            host=host,
+            store=self._store,
+            locks=locks,
+            operations=operations,
+            power=power,
+            accounting=self._accounting,
+            announcements=self._announcements,
+            metrics=self._metrics,
+            stop_timeout=config.builds.stop_timeout,
         )
         self._guest_events = GuestEvents(
             mark=self._accounting.mark, on_stopped=power.on_stopped, in_flight=self._instances.in_flight
@@ -212,7 +216,15 @@ class _Agent:
             is_alive=self._is_alive,
             on_listening=self._on_listening,
         )
-        self._observe()
+        self._gate = WorkGate(self._work, is_open=lambda: self._hypervisor.is_up and self._accounting.is_registered)
+        gauges.observe(
+            self._metrics,
+            health=self._health,
+            status=self._status,
+            accounting=self._accounting,
+            instances=self._instances,
+            outbox=self._outbox,
+        )
 
     async def prepare(self) -> None:
         """Open what is on disk.
@@ -238,7 +250,7 @@ class _Agent:
             "reconciler": self._reconciler.run(),
             "rpc-queries": self._queries.run(),
             "rpc-work": self._work.run(),
-            "work-gate": self._gate(),
+            "work-gate": self._gate.run(),
             "watchdog": feed_watchdog(self._manager, self._is_alive),
         }
         for name, work in parts.items():
@@ -255,21 +267,8 @@ class _Agent:
             stop_timeout=_TASK_STOP_SECONDS,
             paused=paused,
             on_outcome=self._on_outcome,
-            on_rejected=self._on_rejected,
+            on_rejected=self._refused.tell,
         )
-
-    async def _gate(self) -> None:
-        """Take work only while it can be done: without a consumer, the broker itself knows that this host cannot.
-
-        It needs libvirt, and a Placement that has come to know this host, since the daemon began, to claim from.
-        """
-        while True:
-            await self._gate_moved.wait()
-            self._gate_moved.clear()
-            if self._hypervisor.is_up and self._accounting.is_registered:
-                await self._work.resume()
-            else:
-                await self._work.pause()
 
     def _on_hypervisor(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         if is_up:
@@ -300,7 +299,7 @@ class _Agent:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
 
     def _on_health(self) -> None:
-        self._gate_moved.set()
+        self._gate.look()
         if self._health.is_ready and not self._was_ready:
             log.info("agent.ready", host=self._config.host.name)
         self._was_ready = self._health.is_ready
@@ -317,67 +316,9 @@ class _Agent:
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()
 
-    async def _on_rejected(
-        self, context: RequestContext, method: str, arguments: Arguments | None, error: SevAgentError
-    ) -> None:
-        if (action := _ACTIONS.get(method)) is None:
-            return
-        given = arguments or {}
-        instance = given.get("instance")
-        uuid = instance.get("uuid") if isinstance(instance, dict) else given.get("instance_uuid")
-        known = uuid[:_MAX_TOLD] if isinstance(uuid, str) else None
-        await self._announcements.refused(known, context.request_id, error, action=action)
-        match action:
-            case "create":
-                self._metrics.builds.labels("refused", error.code).inc()
-            case "delete":
-                self._metrics.deletions.labels("refused").inc()
-            case _:
-                self._metrics.power_changes.labels(action, "refused", error.code).inc()
-
     def _is_alive(self) -> bool:
         """Whether libvirt's thread turns and the broker's task goes on; to be asked at all shows that the loop does."""
         return self._hypervisor.thread_alive and self._supervisor.is_running(_BROKER_TASK)
-
-    def _observe(self) -> None:
-        metrics, health = self._metrics, self._health
-        metrics.observe(
-            "sev_agent_dependency_up",
-            "Whether libvirt, the broker and Placement can be used.",
-            ("dependency",),
-            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
-        )
-        metrics.observe("sev_agent_ready", "Whether /readyz says yes.", (), lambda: [((), float(health.is_ready))])
-        metrics.observe(
-            "sev_agent_slots_total",
-            "Encryption slots of this host, by generation.",
-            ("generation",),
-            self._status.slots_total,
-        )
-        metrics.observe(
-            "sev_agent_slots_used",
-            "Encryption slots in use, as last written to or read from Placement, by generation.",
-            ("generation",),
-            self._accounting.slots_used,
-        )
-        metrics.observe(
-            "sev_agent_domains",
-            "Domains that libvirt has, as last seen, by state and by whether they are encrypted.",
-            ("state", "encrypted"),
-            self._status.domains,
-        )
-        metrics.observe(
-            "sev_agent_instances",
-            "Instances of this host, by state.",
-            ("state",),
-            self._instances.by_state,
-        )
-        metrics.observe(
-            "sev_agent_notifications_waiting",
-            "Notifications that the broker has not taken yet.",
-            (),
-            lambda: [((), float(self._outbox.waiting))],
-        )
 
 
 def _providers(config: AgentConfig, placement: Placement) -> Providers:

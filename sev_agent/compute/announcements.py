@@ -1,11 +1,13 @@
 """What this host tells the world: its notifications, and what stands in them."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.record import Record, RecordStore
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.envelope import Notification, Priority, RequestContext
 from sev_agent.messaging.spool import Letter
@@ -14,7 +16,11 @@ from sev_agent.uninterrupted import in_thread, uninterrupted
 
 
 class Announcements:
-    """Makes notifications, and hands them to the outbox."""
+    """Makes notifications, and hands them to the outbox.
+
+    ``updated_at`` in each about an instance is when that became so: what brings an older one than a listener has heard
+    of is no news to it.
+    """
 
     def __init__(self, outbox: Outbox, store: RecordStore, host: str) -> None:
         self._outbox = outbox
@@ -41,21 +47,24 @@ class Announcements:
         await uninterrupted(self._conclude(record, self._about(record, action, phase, details)))
 
     async def _conclude(self, record: Record, letter: Letter) -> None:
+        reached(CrashPoint.CONCLUDE_BEFORE_SAVE)
         await in_thread(self._store.save, record, owing=letter)
+        reached(CrashPoint.CONCLUDE_AFTER_SAVE)
         self._outbox.post(letter, owed_by=record.uuid)
+        reached(CrashPoint.CONCLUDE_AFTER_NOTICE)
 
     async def deleted(self, uuid: UUID, request_id: str) -> None:
         """``sev.instance.delete.end`` for an instance that this host does not have any more.
 
         Returns once it is safe, so that the request may be acknowledged.
         """
-        payload = {"instance_uuid": str(uuid), "state": "deleted"}
+        payload = {"instance_uuid": str(uuid), "state": "deleted", "updated_at": _now()}
         await self._outbox.post_safely(self._letter("sev.instance.delete.end", payload, request_id))
 
     async def refused(self, uuid: str | None, request_id: str, error: SevAgentError, *, action: str = "create") -> None:
         """``sev.instance.<action>.error`` for a request that was never accepted. Returns once it is safe."""
         fault = {"code": error.code, "message": error.message, "field": error.field, "remedy": error.remedy}
-        payload = {"instance_uuid": uuid, "state": "refused", "fault": fault}
+        payload = {"instance_uuid": uuid, "state": "refused", "updated_at": _now(), "fault": fault}
         letter = self._letter(f"sev.instance.{action}.error", payload, request_id, Priority.ERROR)
         await self._outbox.post_safely(letter)
 
@@ -69,6 +78,7 @@ class Announcements:
             "name": record.instance.name,
             "project_id": record.instance.project_id,
             "state": record.state.value,
+            "updated_at": record.updated_at.isoformat(),
             "generation": record.generation.value if record.generation else None,
             "fault": record.fault.model_dump(mode="json") if record.fault else None,
             **details,
@@ -89,3 +99,7 @@ class Announcements:
                 context=context,
             )
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

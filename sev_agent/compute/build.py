@@ -19,6 +19,7 @@ from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
 from sev_agent.compute.refusal import explained
 from sev_agent.config import HypervisorSection
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, choose_firmware
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec, nics
@@ -84,10 +85,14 @@ class Builder:
         is_strangers = exists and not await self._domains.is_managed(record.uuid)
         if exists and not is_strangers:
             await self._domains.destroy(record.uuid)
+            reached(CrashPoint.UNDO_AFTER_DESTROY)
             await self._domains.undefine(record.uuid)
+            reached(CrashPoint.UNDO_AFTER_UNDEFINE)
         await in_thread(self._store.remove_files, record.uuid)
+        reached(CrashPoint.UNDO_AFTER_FILES)
         if not is_strangers:
             await self._accounting.release(record.uuid)
+            reached(CrashPoint.UNDO_AFTER_RELEASE)
 
     async def _runs_already(self, record: Record) -> bool:
         if record.generation is None:

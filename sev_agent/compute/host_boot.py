@@ -10,6 +10,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sev_agent.compute.record import RecordStore, State
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.durable import write_durably
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.uninterrupted import in_thread, raise_if_cancelled
@@ -74,6 +75,7 @@ class HostBoot:
             raise_if_cancelled()
             await self._registered.wait()
             uuid, *others = self._boot.restart
+            reached(CrashPoint.HOST_BOOT_BEFORE_START)
             try:
                 await self._start(uuid)
             except Unavailable as error:
@@ -82,6 +84,7 @@ class HostBoot:
                 continue
             except SevAgentError as error:
                 log.warning("host.restart.guest_left", instance_uuid=str(uuid), code=error.code, error=str(error))
+            reached(CrashPoint.HOST_BOOT_AFTER_START)
             self._boot = self._boot.model_copy(update={"restart": tuple(others)})
             await in_thread(self._write, self._boot)
         await asyncio.Event().wait()

@@ -21,7 +21,6 @@ from sev_agent.compute.image_download import (
     expected_hash,
 )
 from sev_agent.compute.image_inspection import (
-    GIB,
     DiskFormat,
     ImageError,
     declared_format,
@@ -30,7 +29,9 @@ from sev_agent.compute.image_inspection import (
 )
 from sev_agent.compute.qcow2 import BadHeader
 from sev_agent.config import ImagesSection
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.glance import Image
+from sev_agent.sev.sizes import GIB
 from sev_agent.uninterrupted import in_thread
 
 log = structlog.get_logger(__name__)
@@ -197,6 +198,7 @@ class ImageCache:
                     if room.filled > room.granted:
                         raise self._overrun(image, room)
                     await incoming.append(chunk)
+            reached(CrashPoint.IMAGE_AFTER_DOWNLOAD)
             incoming.verify()
             inspection = await inspect(incoming.path, image, self._settings, qemu_img=self._qemu_img)
             await incoming.seal()

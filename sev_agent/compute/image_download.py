@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 from uuid import uuid4
 
 from sev_agent.compute.image_inspection import ImageError
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.durable import sync_directory
 from sev_agent.openstack.glance import Image
 from sev_agent.uninterrupted import in_thread
@@ -121,7 +122,9 @@ class IncomingFile:
         os.fsync(self._descriptor)
 
     def _publish(self, path: Path) -> None:
+        reached(CrashPoint.IMAGE_BEFORE_PUBLISH)
         self.path.replace(path)
+        reached(CrashPoint.IMAGE_AFTER_PUBLISH)
         sync_directory(path.parent)
 
     def _discard(self) -> None:

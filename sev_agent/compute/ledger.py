@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import structlog
 
 from sev_agent.compute.allocation import ProviderTree, Resources
 from sev_agent.compute.holding import ConsumerType, Holding
+from sev_agent.compute.instance_locks import InstanceLocks
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Full, Placement, retry_conflicts
 
 log = structlog.stdlib.get_logger(__name__)
@@ -28,7 +29,7 @@ class Ledger:
         self._held: dict[UUID, Holding] = {}
         self._watchers: list[set[UUID]] = []
         # A consumer is written by one at a time: who settles it must not undo a claim that was just made for it.
-        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._locks = InstanceLocks()
 
     @property
     def held(self) -> Mapping[UUID, Holding]:
@@ -37,7 +38,7 @@ class Ledger:
 
     def lock(self, uuid: UUID) -> asyncio.Lock:
         """To be held from the decision what ``uuid`` should hold until that is written."""
-        return self._locks.setdefault(uuid, asyncio.Lock())
+        return self._locks.of(uuid)
 
     def note(self, uuid: UUID, holding: Holding | None) -> None:
         """Remember what was read: ``None`` for what is not known to be right."""
@@ -76,7 +77,10 @@ class Ledger:
         Raises ``Full``; ``ConcurrentUpdate`` only if others write the same consumer again and again.
         """
         with self._writing(uuid):
-            return await self._write(uuid, holding, tree)
+            reached(CrashPoint.LEDGER_BEFORE_WRITE)
+            written = await self._write(uuid, holding, tree)
+            reached(CrashPoint.LEDGER_AFTER_WRITE)
+            return written
 
     async def _write(self, uuid: UUID, holding: Holding, tree: ProviderTree) -> bool:
         try:
@@ -121,7 +125,9 @@ class Ledger:
             return True
 
         with self._writing(uuid):
+            reached(CrashPoint.LEDGER_BEFORE_RELEASE)
             released = await retry_conflicts(attempt)
+            reached(CrashPoint.LEDGER_AFTER_RELEASE)
             self._held.pop(uuid, None)
         return released
 

@@ -11,6 +11,7 @@ import structlog
 
 from sev_agent.compute.record import RecordStore
 from sev_agent.config import NotificationsSection
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import envelope
 from sev_agent.messaging.envelope import Notification
@@ -155,7 +156,9 @@ class Outbox:
     async def _send_first(self) -> None:
         """It leaves only when the broker has it: a stop in between may send it twice, but never loses it."""
         letter = next(iter(self._waiting.values()))
+        reached(CrashPoint.OUTBOX_BEFORE_SEND)
         await self._notifier.publish(letter.body.encode("ascii"), letter.priority)
+        reached(CrashPoint.OUTBOX_AFTER_SEND)
         self._leave(letter.sequence)
 
     async def _keep(self) -> None:
@@ -222,6 +225,7 @@ class Outbox:
         if not came and not gone:
             return True
         self._gone = []
+        reached(CrashPoint.OUTBOX_BEFORE_COMMIT)
         try:
             await asyncio.to_thread(self._spool.commit, came, gone)
         except OSError as error:
@@ -229,6 +233,7 @@ class Outbox:
             self._gone = gone + self._gone
             self._to_keep.set()
             return False
+        reached(CrashPoint.OUTBOX_AFTER_COMMIT)
         self._kept(came)
         return True
 
@@ -244,7 +249,9 @@ class Outbox:
         """Free the records of what is safe; one that cannot be written makes a letter come twice, after a restart."""
         while self._to_settle:
             uuid, sequence = self._to_settle.pop(0)
+            reached(CrashPoint.OUTBOX_BEFORE_SETTLE)
             try:
                 await in_thread(self._store.settle, uuid, sequence)
             except SevAgentError as error:
                 log.warning("outbox.settle.failed", instance_uuid=str(uuid), error=str(error))
+            reached(CrashPoint.OUTBOX_AFTER_SETTLE)

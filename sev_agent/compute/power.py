@@ -10,6 +10,7 @@ import structlog
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.record import Record
 from sev_agent.compute.refusal import explained
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
@@ -48,6 +49,7 @@ class Power:
         """
         await self._claim(record)
         await uninterrupted(self._domains.start(record.uuid))
+        reached(CrashPoint.POWER_AFTER_START)
 
     async def stop(self, record: Record) -> None:
         """Let the guest shut itself down; after the time limit, or if it cannot be asked, end it.
@@ -55,8 +57,10 @@ class Power:
         What a stopped guest does not keep has been given back then, unless Placement is away.
         """
         await self._end(record.uuid)
+        reached(CrashPoint.POWER_AFTER_END)
         try:
             await uninterrupted(self._accounting.rest(record))
+            reached(CrashPoint.POWER_AFTER_REST)
         except SevAgentError as error:
             # The guest has stopped, and that is what was asked for; the accounting tries again.
             log.warning("instance.stop.slot_kept", code=error.code, error=str(error))
@@ -72,10 +76,12 @@ class Power:
             await uninterrupted(self._domains.destroy(record.uuid))
         else:
             await self._end(record.uuid)
+        reached(CrashPoint.POWER_AFTER_END)
 
     async def restart(self, record: Record) -> None:
         """The second half of a reboot."""
         await uninterrupted(self._domains.start(record.uuid))
+        reached(CrashPoint.POWER_AFTER_START)
 
     async def runs(self, uuid: UUID) -> bool:
         """Whether the guest runs. Raises ``HypervisorError``."""
@@ -83,11 +89,13 @@ class Power:
         return state is not None and state.is_active
 
     async def _claim(self, record: Record) -> None:
+        reached(CrashPoint.POWER_BEFORE_CLAIM)
         try:
             # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.
             await uninterrupted(self._accounting.claim(record))
         except Full as error:
             raise explained(error, record.instance.flavor) from error
+        reached(CrashPoint.POWER_AFTER_CLAIM)
 
     async def _end(self, uuid: UUID) -> None:
         if not await self._shut_down(uuid):
@@ -100,6 +108,7 @@ class Power:
             async with asyncio.timeout(self._shutdown_timeout):
                 while await self.runs(uuid):
                     await self._domains.shutdown(uuid)
+                    reached(CrashPoint.POWER_AFTER_BUTTON)
                     # An event may be lost with the connection: then the next look tells.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_PRESS_SECONDS):

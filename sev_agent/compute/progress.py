@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import Final
+
+from sev_agent.crash_points import CrashPoint, reached
 
 
 class Step(StrEnum):
@@ -18,6 +21,18 @@ class Step(StrEnum):
     FIRMWARE = "firmware"
     DEFINE = "define"
     START = "start"
+
+
+_BOUNDARIES: Final = {
+    Step.IMAGE: (CrashPoint.BUILD_BEFORE_IMAGE, CrashPoint.BUILD_AFTER_IMAGE),
+    Step.CLAIM: (CrashPoint.BUILD_BEFORE_CLAIM, CrashPoint.BUILD_AFTER_CLAIM),
+    Step.CACHE: (CrashPoint.BUILD_BEFORE_CACHE, CrashPoint.BUILD_AFTER_CACHE),
+    Step.DISK: (CrashPoint.BUILD_BEFORE_DISK, CrashPoint.BUILD_AFTER_DISK),
+    Step.CONFIG_DRIVE: (CrashPoint.BUILD_BEFORE_CONFIG_DRIVE, CrashPoint.BUILD_AFTER_CONFIG_DRIVE),
+    Step.FIRMWARE: (CrashPoint.BUILD_BEFORE_NVRAM, CrashPoint.BUILD_AFTER_NVRAM),
+    Step.DEFINE: (CrashPoint.BUILD_BEFORE_DEFINE, CrashPoint.BUILD_AFTER_DEFINE),
+    Step.START: (CrashPoint.BUILD_BEFORE_START, CrashPoint.BUILD_AFTER_START),
+}
 
 
 class Progress:
@@ -41,10 +56,15 @@ class Progress:
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
         """Time the body as ``step``."""
+        before, after = _BOUNDARIES.get(step, (None, None))
         started = time.perf_counter()
         self._under_way.append(step)
         try:
+            if before is not None:
+                reached(before)
             yield
+            if after is not None:
+                reached(after)
         except Exception:
             self._failed = self._failed or step
             raise

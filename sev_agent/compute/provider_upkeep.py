@@ -10,6 +10,7 @@ import structlog
 from sev_agent.compute.allocation import ProviderTree
 from sev_agent.compute.drift import Kind, ProviderDifference
 from sev_agent.compute.inventory import HostResources
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.placement import Inventory, Placement, Provider, ProviderInUse, retry_conflicts
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +48,7 @@ class Upkeep:
         # The name decides the identifier: a daemon that died between two steps finds its own provider again.
         uuid = uuid5(NAMESPACE_DNS, f"{name}.sev-agent")
         provider = await self._placement.create_provider(name, uuid=uuid, parent=parent)
+        reached(CrashPoint.PROVIDER_AFTER_CREATE)
         self._made.add(name)
         log.info("placement.provider.created", provider=name, uuid=str(provider.uuid))
         return provider
@@ -58,6 +60,7 @@ class Upkeep:
             generation, present = await self._placement.inventories(provider.uuid)
             if present != wanted and not self._dry_run:
                 await self._placement.set_inventories(provider.uuid, generation, wanted)
+                reached(CrashPoint.PROVIDER_AFTER_INVENTORY)
                 log.info("placement.inventory.written", provider=provider.name, inventory=totals(wanted))
             return present
 
@@ -76,6 +79,7 @@ class Upkeep:
             wanted = (present | have) - lack
             if present != wanted and not self._dry_run:
                 await self._placement.set_traits(provider.uuid, generation, wanted)
+                reached(CrashPoint.PROVIDER_AFTER_TRAITS)
                 log.info("placement.traits.written", provider=provider.name, traits=sorted(wanted ^ present))
             return present
 

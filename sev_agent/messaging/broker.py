@@ -83,11 +83,18 @@ class Link:
     async def close(self) -> None:
         """End the connection, within a bound even if the peer hangs."""
         try:
-            with contextlib.suppress(BrokerUnavailable), broker_errors("close the connection"):
-                async with asyncio.timeout(_CLOSE_TIMEOUT):
-                    await self._connection.close()
+            await _close(self._connection)
         finally:
             self.lost.set()
+
+
+async def _close(connection: AbstractConnection) -> None:
+    with contextlib.suppress(BrokerUnavailable), broker_errors("close the connection"):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await connection.close()
+    # The first call gave the transport up, well or not; the second then marks the connection closed. One that is not
+    # marked so starts a task of its own when it is collected, wherever that happens.
+    await connection.close()
 
 
 Claim: TypeAlias = Callable[[Link], Awaitable[None]]
@@ -225,11 +232,16 @@ class Broker:
     async def _connect(self) -> Link:
         try:
             with broker_errors(f"connect to {self._address}"):
-                async with asyncio.timeout(self._connect_timeout):
-                    connection = await aio_pika.connect(
-                        self._url if "heartbeat" in self._url.query else self._url.update_query(heartbeat=_HEARTBEAT),
-                        client_properties={"connection_name": self._connection_name},
-                    )
+                connection = aio_pika.Connection(
+                    self._url if "heartbeat" in self._url.query else self._url.update_query(heartbeat=_HEARTBEAT),
+                    client_properties={"connection_name": self._connection_name},
+                )
+                try:
+                    async with asyncio.timeout(self._connect_timeout):
+                        await connection.connect()
+                except BaseException:
+                    await _close(connection)
+                    raise
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, ProbableAuthenticationError):
                 error.remedy = "check user, password and virtual host in messaging.url"

@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from pydantic import BaseModel, JsonValue
 
 from sev_agent import schema
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import InvalidRequest, SevAgentError
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
@@ -250,8 +251,10 @@ class RpcServer:
             received.known_method = method.name
             arguments = schema.parse(method.arguments, request.arguments)
             outcome = Outcome.REJECTED
+            reached(CrashPoint.REQUEST_BEFORE_HANDLER)
             async with asyncio.timeout(self._handler_timeout):
                 result = await method.handler(request.context, arguments)
+            reached(CrashPoint.REQUEST_BEFORE_REPLY)
             await self._reply(received.reply_to, result=result)
         except BrokerUnavailable:
             raise
@@ -262,7 +265,9 @@ class RpcServer:
             log.exception("rpc.handler.failed", queue=self._queue.name)
             await self._fail(received)
             return Outcome.FAILED
+        reached(CrashPoint.REQUEST_BEFORE_ACK)
         await self._settle(received.incoming.ack())
+        reached(CrashPoint.REQUEST_AFTER_ACK)
         return Outcome.OK
 
     def _method(self, request: Request) -> Method[Any]:
@@ -285,8 +290,11 @@ class RpcServer:
         if received.reply_to is not None:
             await self._reply(received.reply_to, error=error)
         else:
+            reached(CrashPoint.REFUSAL_BEFORE_DEAD_LETTER)
             await self._dead_letter(received.incoming, error)
+            reached(CrashPoint.REFUSAL_AFTER_DEAD_LETTER)
         await self._tell_rejected(received, error)
+        reached(CrashPoint.REFUSAL_AFTER_NOTICE)
         await self._settle(received.incoming.ack())
 
     async def _fail(self, received: "_Received") -> None:

@@ -10,10 +10,15 @@ from sev_agent.errors import Conflict
 
 EXCHANGE = "sev"
 DEAD_LETTER_QUEUE = "sev_agent.dead"
+SCHEDULER_QUEUE = "sev_scheduler"
+API_QUEUE = "sev_api.notifications"
 NOTIFICATION_TOPIC = "sev_notifications"
 
 MAX_DEAD_LETTERS = 10_000
 """Older ones make way, so that a flood of garbage cannot fill the broker's disk."""
+
+MAX_NOTIFICATIONS = 100_000
+"""What the API may be behind before the oldest are dropped; it asks the hosts about what it then misses."""
 
 QUESTION_TTL = 60
 """Seconds after which a question is dropped: whoever asked has stopped waiting."""
@@ -34,15 +39,17 @@ class QueueSpec:
 
     Quorum and not classic, also for questions: a durable classic queue lives on one node of the broker's cluster, and
     while that node is away it can be neither used nor declared again, so a third of the hosts would be deaf.
-    ``arguments`` are RabbitMQ's; ``dead_letters`` says that the queue relies on ``sev_agent.dead``.
+    ``arguments`` are RabbitMQ's; ``dead_letters`` says that the queue relies on ``sev_agent.dead``; ``keys`` are the
+    routing keys that lead to it, its own name where none is given.
     """
 
     name: str
     arguments: Mapping[str, str | int] = field(default_factory=dict)
     dead_letters: bool = False
+    keys: tuple[str, ...] = ()
 
     async def declare(self, channel: AbstractChannel, *, timeout: float) -> AbstractQueue:
-        """Make the queue, bound to the exchange under its own name; a dead-letter queue first where it relies on it.
+        """Make the queue, bound to the exchange under its keys; a dead-letter queue first where it relies on it.
 
         Raises ``TopologyMismatch``, and aio-pika's errors.
         """
@@ -55,7 +62,8 @@ class QueueSpec:
         except ChannelPreconditionFailed as error:
             raise _mismatch(f"queue '{self.name}'", f"rabbitmqctl delete_queue {self.name}", error) from error
         if self.name != DEAD_LETTER_QUEUE:
-            await queue.bind(EXCHANGE, routing_key=self.name, timeout=timeout)
+            for key in self.keys or (self.name,):
+                await queue.bind(EXCHANGE, routing_key=key, timeout=timeout)
         return queue
 
 
@@ -76,8 +84,26 @@ def query_queue_name(host: str) -> str:
 
 def work_queue(host: str, *, delivery_limit: int) -> QueueSpec:
     """Where a host is told what to do. What it cannot take in ``delivery_limit`` deliveries is dead-lettered."""
+    return _work(work_queue_name(host), delivery_limit)
+
+
+def scheduler_queue(*, delivery_limit: int) -> QueueSpec:
+    """Where all schedulers together take their requests from."""
+    return _work(SCHEDULER_QUEUE, delivery_limit)
+
+
+def api_queue() -> QueueSpec:
+    """Where all API processes together hear what happened, from the first one's first start on."""
     return QueueSpec(
-        name=work_queue_name(host),
+        name=API_QUEUE,
+        arguments={"x-max-length": MAX_NOTIFICATIONS, "x-overflow": "drop-head"},
+        keys=(notification_key("info"), notification_key("error")),
+    )
+
+
+def _work(name: str, delivery_limit: int) -> QueueSpec:
+    return QueueSpec(
+        name=name,
         dead_letters=True,
         arguments={
             "x-delivery-limit": delivery_limit,

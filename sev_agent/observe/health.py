@@ -1,7 +1,7 @@
 """What the daemon leans on, and whether it can: the answer of ``/readyz``, with a reason for each."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,11 +11,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Dependency(StrEnum):
-    """A service that the daemon cannot do its work without."""
+    """A service that a daemon cannot do its work without."""
 
     LIBVIRT = "libvirt"
     BROKER = "broker"
     PLACEMENT = "placement"
+    DATABASE = "database"
+    KEYSTONE = "keystone"
+
+
+OF_A_HOST = (Dependency.LIBVIRT, Dependency.BROKER, Dependency.PLACEMENT)
+"""What the host daemon leans on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +36,11 @@ class Condition:
 class Health:
     """The condition of each dependency; ``on_change`` is called after every change of one, or of its reason."""
 
-    def __init__(self, *, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, dependencies: Iterable[Dependency] = OF_A_HOST, *, on_change: Callable[[], None] | None = None
+    ) -> None:
         now = time.time()
-        self._conditions = {name: Condition(up=False, reason="not connected yet", since=now) for name in Dependency}
+        self._conditions = {name: Condition(up=False, reason="not connected yet", since=now) for name in dependencies}
         self._on_change = on_change
 
     @property

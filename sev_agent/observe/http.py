@@ -10,7 +10,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from sev_agent.config import HttpSection
 from sev_agent.observe.health import Health
-from sev_agent.observe.metrics import Metrics
+from sev_agent.observe.metrics import ProcessMetrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class HttpEndpoints:
         settings: HttpSection,
         *,
         health: Health,
-        metrics: Metrics,
+        metrics: ProcessMetrics,
         is_alive: Callable[[], bool],
         on_listening: Callable[[], None] | None = None,
     ) -> None:

@@ -15,13 +15,24 @@ Labelled = Iterable[tuple[tuple[str, ...], float]]
 """Values of one metric by their label values."""
 
 
-class Metrics:
-    """Every metric that the daemon itself counts; what others hold is read by ``observe`` when it is asked for."""
+class ProcessMetrics:
+    """The metrics of every daemon: its process; what its parts hold is read by ``observe`` when it is asked for."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
+
+    def observe(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Labelled]) -> None:
+        """Offer a gauge whose values are read at the moment that somebody asks for them."""
+        self.registry.register(_Observed(name, text, labels, read))
+
+
+class Metrics(ProcessMetrics):
+    """Every metric that the host daemon itself counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.builds = Counter(
             "sev_agent_builds",
             "Builds that ended, by outcome and, for failures, by error code.",
@@ -89,10 +100,6 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
             registry=self.registry,
         )
-
-    def observe(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Labelled]) -> None:
-        """Offer a gauge whose values are read at the moment that somebody asks for them."""
-        self.registry.register(_Observed(name, text, labels, read))
 
 
 class _Observed(Collector):

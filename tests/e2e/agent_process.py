@@ -36,8 +36,17 @@ class AgentProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def has_defaults(self) -> bool:
         return self.is_running and not self._settings
+
+    def has(self, settings: Mapping[str, str | float | Path]) -> bool:
+        """Whether it runs with these settings and no other."""
+        return self.is_running and self._settings == _variables(settings)
 
     async def start(self, **settings: str | float | Path) -> None:
         """Start it and wait until it is ready. ``settings`` are named ``section__key``."""
@@ -47,7 +56,7 @@ class AgentProcess:
     async def launch(self, **settings: str | float | Path) -> None:
         """Start it, and do not wait."""
         assert not self.is_running
-        self._settings = {f"SEV_AGENT_{name.upper()}": str(value) for name, value in settings.items()}
+        self._settings = _variables(settings)
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "sev_agent", "run", "--config", str(self._config)),
@@ -103,6 +112,10 @@ class AgentProcess:
         with self.log.open(errors="replace") as file:
             file.seek(self._log_start)
             return file.read()
+
+
+def _variables(settings: Mapping[str, str | float | Path]) -> dict[str, str]:
+    return {f"SEV_AGENT_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 class Samples:

@@ -1,32 +1,17 @@
 """One lab with one host for all tests here, and the daemon of that host in their hands."""
 
-import asyncio
-import contextlib
-import dataclasses
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import UUID
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
-from sev_agent.config import ServiceSection
-from sev_agent.lab.accounts import admin
 from sev_agent.lab.cloud import Lab
-from sev_agent.messaging.broker import Broker
-from sev_agent.messaging.client import RpcClient
-from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import KeystoneIdentity
-from sev_agent.openstack.placement import Placement
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.downloads import StallingProxy
-from tests.e2e.ear import MAX_BYTES, Ear, listening
-from tests.images import make_qcow2
+from tests.e2e.ear import Ear, listening
+from tests.e2e.own_lab import own_lab, seen_from_outside
 from tests.proxy import Proxy
 
 SLOTS = 4
@@ -35,55 +20,14 @@ _LOG_LINES = 60
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def lab() -> AsyncIterator[Lab]:
-    """A lab without a daemon; at its end no process and no mount of it may be left."""
-    # pytest's own directories are too deep for the address of a socket.
-    directory = Path(tempfile.mkdtemp(prefix="sev-e2e-"))
-    lab = Lab(directory, cache=_cache())
-    try:
-        await lab.up(hosts=1, agents=False, slots=SLOTS)
+    async with own_lab("sev-e2e-", slots=SLOTS) as lab:
         yield lab
-    finally:
-        ended = await lab.down(purge=True)
-        assert (ended.left, ended.mounts) == ((), ())
-        shutil.rmtree(directory)
-
-
-def _cache() -> Path | None:
-    given = os.environ.get("SEV_AGENT_LAB_CACHE")
-    return Path(given) if given else None
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
-    async with contextlib.AsyncExitStack() as closing:
-        session = await closing.enter_async_context(aiohttp.ClientSession())
-        broker = Broker(
-            lab.rabbit_url, connection_name="tests", connect_timeout=10, reconnect_max=1, publish_timeout=10
-        )
-        rpc = RpcClient(broker, max_message_bytes=MAX_BYTES)
-        for component in (broker, rpc):
-            closing.push_async_callback(_end, asyncio.create_task(component.run(), name=type(component).__name__))
-        identity = KeystoneIdentity(session, admin(lab.cloud))
-        host = lab.hosts[0]
-        agent = AgentProcess(lab.directory, lab.agent_config(host), lab.http_url(host), session)
-        cloud = Cloud(
-            lab=lab,
-            agent=agent,
-            broker=broker,
-            rpc=rpc,
-            glance=Glance(session, identity, ServiceSection(endpoint=lab.glance_url)),
-            placement=Placement(session, identity, ServiceSection(endpoint=lab.placement_url)),
-            blank=UUID(int=0),
-        )
-        blank = await cloud.upload(make_qcow2(tmp_path_factory.mktemp("image") / "blank.qcow2"))
-        yield dataclasses.replace(cloud, blank=blank)
-        if agent.is_running:
-            assert await agent.stop() == 0
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    async with seen_from_outside(lab, tmp_path_factory.mktemp("image")) as cloud:
+        yield cloud
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -17,11 +17,16 @@ from sev_agent.schema import (
     Instance,
     InstanceArguments,
     NoArguments,
+    RescheduleArguments,
+    ScheduleArguments,
     parse,
 )
+from sev_agent.sev.generation import Generation
 from tests.requests import instance, requested
 
-MODELS = (BuildArguments, InstanceArguments, ConsoleArguments, NoArguments)
+MODELS = (BuildArguments, InstanceArguments, ConsoleArguments, NoArguments, ScheduleArguments, RescheduleArguments)
+
+ATTEMPT = {"host": "node1", "code": "slots.none", "message": "every slot is taken"}
 
 
 def refusal(**changes: Any) -> InvalidRequest:
@@ -228,3 +233,38 @@ def test_any_json_in_a_field(field: str, value: Any) -> None:
         assert Instance.model_validate_json(parsed.model_dump_json(exclude_defaults=True)) == parsed
     else:
         assert str(error.field).startswith(f"instance.{field}")
+
+
+def test_scheduling() -> None:
+    """What a scheduler and a host tell each other comes through as it was sent, and may be left out."""
+    scheduling = {"forced_host": "node-2.example", "tried": [ATTEMPT]}
+    build = parse(BuildArguments, {"instance": requested(), "scheduling": scheduling})
+    again = {"instance": requested(), "host": "node2", "generation": "amd-sev-es", "tried": [ATTEMPT]}
+    rescheduled = parse(RescheduleArguments, again)
+
+    assert build.scheduling is not None
+    assert json.loads(build.scheduling.model_dump_json()) == scheduling
+    assert (rescheduled.host, rescheduled.generation) == ("node2", Generation.SEV_ES)
+    assert json.loads(rescheduled.tried[0].model_dump_json()) == ATTEMPT
+    assert parse(BuildArguments, {"instance": requested()}).scheduling is None
+    assert parse(ScheduleArguments, {"instance": requested()}).host is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"host": "node 1"}, "host"),
+        ({"host": ""}, "host"),
+        ({"generation": "sgx"}, "generation"),
+        ({"tried": []}, "tried"),
+        ({"tried": [ATTEMPT] * 17}, "tried"),
+        ({"tried": [ATTEMPT | {"host": "a/b"}]}, "tried.0.host"),
+        ({"tried": [ATTEMPT | {"message": "x" * 4097}]}, "tried.0.message"),
+    ],
+)
+def test_bad_scheduling(changes: dict[str, Any], field: str) -> None:
+    """What cannot be a host, a generation or a list of failed hosts is refused by its path."""
+    asked = {"instance": requested(), "tried": [ATTEMPT]} | changes
+    with pytest.raises(InvalidRequest) as caught:
+        parse(RescheduleArguments, asked)
+    assert caught.value.field == field

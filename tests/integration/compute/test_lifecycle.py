@@ -17,7 +17,9 @@ from sev_agent.compute.build import Builder
 from sev_agent.compute.guest_events import GuestEvents
 from sev_agent.compute.host_boot import HostBoot
 from sev_agent.compute.image_cache import ImageCache
+from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.instances import Instances
+from sev_agent.compute.operations import Operations
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
@@ -95,16 +97,28 @@ class Daemon:
             settings=HypervisorSection(),
         )
         self.power = Power(domains=domains, accounting=self.accounting, shutdown_timeout=shutdown_timeout)
+        locks, metrics = InstanceLocks(), Metrics()
+        announcements = Announcements(outbox, self.store, machine.name)
+        operations = Operations(
+            store=self.store,
+            locks=locks,
+            builder=builder,
+            power=self.power,
+            announcements=announcements,
+            metrics=metrics,
+            settings=BuildsSection(),
+            on_postponed=lambda: None,
+        )
         self.instances = Instances(
             host=machine.name,
             store=self.store,
-            builder=builder,
+            locks=locks,
+            operations=operations,
             power=self.power,
             accounting=self.accounting,
-            announcements=Announcements(outbox, self.store, machine.name),
-            metrics=Metrics(),
-            settings=BuildsSection(stop_timeout=0.01),
-            on_postponed=lambda: None,
+            announcements=announcements,
+            metrics=metrics,
+            stop_timeout=0.01,
         )
         self.events = GuestEvents(
             mark=self.accounting.mark, on_stopped=self.power.on_stopped, in_flight=self.instances.in_flight, hold=HOLD

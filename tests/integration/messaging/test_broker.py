@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from typing import Any
 
+import aio_pika
 import pytest
 
 from sev_agent.messaging import topology
@@ -152,6 +154,26 @@ async def test_absent_broker_is_waited_for(proxy: Proxy, run: Run) -> None:
         await broker.wait_up(0.5)
     proxy.accept()
     await broker.wait_up(10)
+
+
+async def test_failed_connection_is_closed(proxy: Proxy, run: Run) -> None:
+    """A connection that was never made is marked closed: else it starts a task whenever it is collected."""
+    made: list[aio_pika.Connection] = []
+
+    class Watched(aio_pika.Connection):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(self)
+
+    proxy.refuse()
+    broker = Broker(through(proxy), connection_name="tests", connect_timeout=1, reconnect_max=0.5, publish_timeout=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aio_pika, "Connection", Watched)
+        run(broker)
+        with pytest.raises(BrokerUnavailable):
+            await broker.wait_up(1)
+    tried, *_ = made
+    assert tried.is_closed
 
 
 async def test_connection_has_a_name(broker: Broker, node: RabbitNode) -> None:

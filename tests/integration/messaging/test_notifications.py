@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sev_agent.messaging import topology
+from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery
 from sev_agent.messaging.envelope import Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier, subscribe
@@ -59,3 +59,20 @@ async def test_lost_connection_ends_a_subscription(proxy: Proxy, connect: Connec
         proxy.cut()
         with pytest.raises(BrokerUnavailable):
             await anext(heard)
+
+
+async def test_api_queue_hears_both_priorities(broker: Broker, notifier: Notifier) -> None:
+    """The API's own queue keeps every notification from its declaration on, with nobody listening, in order."""
+    channel = await (await broker.link()).channel()
+    queue = await topology.api_queue().declare(channel, timeout=5)
+    first = notifier.make("sev.instance.create.start", {"n": 1})
+    second = notifier.make("sev.instance.create.error", {"n": 2}, priority=Priority.ERROR)
+    await notifier.send(first)
+    await notifier.send(second)
+
+    kept = [await queue.get(no_ack=True, timeout=10) for _ in range(2)]
+
+    heard = [envelope.decode_notification(envelope.unpack(letter.body, max_bytes=MAX_BYTES)) for letter in kept]
+    assert heard == [first, second]
+    await queue.delete(if_unused=False, if_empty=False)
+    await channel.close()

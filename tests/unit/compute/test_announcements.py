@@ -59,6 +59,7 @@ async def test_content(listener: Listener, announcements: Announcements, outbox:
         "name": "web",
         "project_id": "project",
         "state": "building",
+        "updated_at": known.updated_at.isoformat(),
         "generation": "amd-sev",
         "fault": None,
         "step": "disk",

@@ -13,7 +13,9 @@ import pytest
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
+from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.instances import InstanceExists, InstanceNotFound, Instances
+from sev_agent.compute.operations import Operations
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.power import Power
 from sev_agent.compute.progress import Progress, Step
@@ -221,18 +223,28 @@ def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int =
     postponed: asyncio.Queue[None] = asyncio.Queue()
     outbox = Outbox(cast("Notifier", ear), Spool(directory.parent / "notifications"), store, NotificationsSection())
     outbox.open()
+    locks = InstanceLocks()
+    announcements = Announcements(outbox, store, "node1")
+    operations = Operations(
+        store=store,
+        locks=locks,
+        builder=cast("Builder", builder),
+        power=cast("Power", power),
+        announcements=announcements,
+        metrics=metrics,
+        settings=BuildsSection(max_concurrent=max_concurrent, max_power_changes=max_power_changes),
+        on_postponed=lambda: postponed.put_nowait(None),
+    )
     instances = Instances(
         host="node1",
         store=store,
-        builder=cast("Builder", builder),
+        locks=locks,
+        operations=operations,
         power=cast("Power", power),
         accounting=cast("Accounting", marks),
-        announcements=Announcements(outbox, store, "node1"),
+        announcements=announcements,
         metrics=metrics,
-        settings=BuildsSection(
-            max_concurrent=max_concurrent, max_power_changes=max_power_changes, stop_timeout=stop_timeout
-        ),
-        on_postponed=lambda: postponed.put_nowait(None),
+        stop_timeout=stop_timeout,
     )
     host = Host(store, builder, power, ear, marks, metrics, instances, postponed)
     host.tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(instances.run())]
@@ -764,5 +776,5 @@ async def test_nothing_grows(host: Host) -> None:
     await host.idle()
 
     assert not host.instances._tasks
-    assert not host.instances._progress
-    assert not host.instances._locks
+    assert not host.instances._operations._progress
+    assert len(host.instances._locks) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 
 
 def test_at_start() -> None:
@@ -18,7 +18,7 @@ def test_at_start() -> None:
 def test_ready() -> None:
     """With all of them up it is ready, without any one it is not."""
     health = Health()
-    for dependency in Dependency:
+    for dependency in OF_A_HOST:
         health.up(dependency)
     assert health.is_ready
     assert health.summary == "ready"

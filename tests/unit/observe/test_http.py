@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from sev_agent.config import HttpSection
-from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
 
@@ -83,7 +83,7 @@ async def test_readyz(daemon: Daemon, session: aiohttp.ClientSession) -> None:
     }
     assert all(found["since"].endswith("+00:00") for found in body["dependencies"].values())
 
-    for dependency in Dependency:
+    for dependency in OF_A_HOST:
         daemon.health.up(dependency)
     async with session.get(f"{daemon.url}/readyz") as answer:
         assert answer.status == 200

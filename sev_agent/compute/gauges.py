@@ -1,0 +1,57 @@
+"""What of the daemon's parts is measured when somebody asks."""
+
+from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.instances import Instances
+from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.status import HostStatus
+from sev_agent.observe.health import Health
+from sev_agent.observe.metrics import Metrics
+
+
+def observe(
+    metrics: Metrics,
+    *,
+    health: Health,
+    status: HostStatus,
+    accounting: Accounting,
+    instances: Instances,
+    outbox: Outbox,
+) -> None:
+    """Have ``metrics`` read each part at every scrape."""
+    metrics.observe(
+        "sev_agent_dependency_up",
+        "Whether libvirt, the broker and Placement can be used.",
+        ("dependency",),
+        lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
+    )
+    metrics.observe("sev_agent_ready", "Whether /readyz says yes.", (), lambda: [((), float(health.is_ready))])
+    metrics.observe(
+        "sev_agent_slots_total",
+        "Encryption slots of this host, by generation.",
+        ("generation",),
+        status.slots_total,
+    )
+    metrics.observe(
+        "sev_agent_slots_used",
+        "Encryption slots in use, as last written to or read from Placement, by generation.",
+        ("generation",),
+        accounting.slots_used,
+    )
+    metrics.observe(
+        "sev_agent_domains",
+        "Domains that libvirt has, as last seen, by state and by whether they are encrypted.",
+        ("state", "encrypted"),
+        status.domains,
+    )
+    metrics.observe(
+        "sev_agent_instances",
+        "Instances of this host, by state.",
+        ("state",),
+        instances.by_state,
+    )
+    metrics.observe(
+        "sev_agent_notifications_waiting",
+        "Notifications that the broker has not taken yet.",
+        (),
+        lambda: [((), float(outbox.waiting))],
+    )

@@ -1,0 +1,80 @@
+"""A lab that a whole suite shares: brought up without a daemon, looked at from outside, and gone without a trace."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+import aiohttp
+
+from sev_agent.config import ServiceSection
+from sev_agent.lab.accounts import admin
+from sev_agent.lab.cloud import Lab
+from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.client import RpcClient
+from sev_agent.openstack.glance import Glance
+from sev_agent.openstack.identity import KeystoneIdentity
+from sev_agent.openstack.placement import Placement
+from tests.e2e.agent_process import AgentProcess
+from tests.e2e.cloud import Cloud
+from tests.e2e.ear import MAX_BYTES
+from tests.images import make_qcow2
+
+
+@contextlib.asynccontextmanager
+async def own_lab(prefix: str, *, slots: int) -> AsyncIterator[Lab]:
+    """A lab with one host and no daemon; at its end no process and no mount of it may be left."""
+    # pytest's own directories are too deep for the address of a socket.
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    lab = Lab(directory, cache=_cache())
+    try:
+        await lab.up(hosts=1, agents=False, slots=slots)
+        yield lab
+    finally:
+        ended = await lab.down(purge=True)
+        assert (ended.left, ended.mounts) == ((), ())
+        shutil.rmtree(directory)
+
+
+@contextlib.asynccontextmanager
+async def seen_from_outside(lab: Lab, scratch: Path) -> AsyncIterator[Cloud]:
+    """``lab`` with a client for each of its services and a blank image, which is made in ``scratch``."""
+    async with contextlib.AsyncExitStack() as closing:
+        session = await closing.enter_async_context(aiohttp.ClientSession())
+        broker = Broker(
+            lab.rabbit_url, connection_name="tests", connect_timeout=10, reconnect_max=1, publish_timeout=10
+        )
+        rpc = RpcClient(broker, max_message_bytes=MAX_BYTES)
+        for component in (broker, rpc):
+            closing.push_async_callback(_end, asyncio.create_task(component.run(), name=type(component).__name__))
+        identity = KeystoneIdentity(session, admin(lab.cloud))
+        host = lab.hosts[0]
+        agent = AgentProcess(lab.directory, lab.agent_config(host), lab.http_url(host), session)
+        cloud = Cloud(
+            lab=lab,
+            agent=agent,
+            broker=broker,
+            rpc=rpc,
+            glance=Glance(session, identity, ServiceSection(endpoint=lab.glance_url)),
+            placement=Placement(session, identity, ServiceSection(endpoint=lab.placement_url)),
+            blank=UUID(int=0),
+        )
+        blank = await cloud.upload(make_qcow2(scratch / "blank.qcow2"))
+        yield dataclasses.replace(cloud, blank=blank)
+        if agent.is_running:
+            assert await agent.stop() == 0
+
+
+def _cache() -> Path | None:
+    given = os.environ.get("SEV_AGENT_LAB_CACHE")
+    return Path(given) if given else None
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})

@@ -1,0 +1,123 @@
+"""What the daemon leans on, in the hands of a test: stopped, killed, started, cut off, made to hang or to lie."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from urllib.parse import urlsplit, urlunsplit
+
+from sev_agent.lab.cloud import Lab
+from tests.e2e.cloud import Cloud
+from tests.proxy import Proxy
+
+
+class Leaned(StrEnum):
+    """A service that the daemon leans on, by the name that ``/readyz`` has for it."""
+
+    LIBVIRT = "libvirt"
+    BROKER = "broker"
+    PLACEMENT = "placement"
+    KEYSTONE = "keystone"
+    GLANCE = "glance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """A proxy before each service that is reached by TCP; all of the daemon's connections go through them."""
+
+    broker: Proxy
+    placement: Proxy
+    keystone: Proxy
+    glance: Proxy
+
+    def before(self, service: Leaned) -> Proxy:
+        proxy: Proxy = getattr(self, service.value)
+        return proxy
+
+    @property
+    def all(self) -> tuple[Proxy, ...]:
+        return (self.broker, self.placement, self.keystone, self.glance)
+
+    def settings(self, lab: Lab) -> dict[str, str]:
+        """The daemon's settings that lead through the proxies."""
+        return {
+            "messaging__url": _at(lab.rabbit_url, self.broker.port),
+            "placement__endpoint": _at(lab.placement_url, self.placement.port),
+            "auth__auth_url": _at(f"{lab.keystone_url}/v3", self.keystone.port),
+            "glance__endpoint": _at(lab.glance_url, self.glance.port),
+        }
+
+    def heal(self) -> None:
+        """Let everything pass again."""
+        for proxy in self.all:
+            proxy.heal()
+
+
+def _at(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
+
+
+@asynccontextmanager
+async def between(lab: Lab) -> AsyncIterator[Between]:
+    async with AsyncExitStack() as stack:
+        ports = lab.cloud.ports
+        names = {"broker": "rabbitmq", "placement": "placement", "keystone": "keystone", "glance": "glance"}
+        proxies = {name: await stack.enter_async_context(Proxy(ports[port])) for name, port in names.items()}
+        yield Between(**proxies)
+
+
+@dataclass(kw_only=True)
+class Services:
+    """The lab's services as processes. ``kill`` is SIGKILL, ``freeze`` SIGSTOP; ``heal`` makes all of them well."""
+
+    cloud: Cloud
+    _frozen: set[Leaned] = field(default_factory=set)
+
+    async def kill(self, service: Leaned) -> None:
+        """End it at once; what it started and what outlives it in reality, as guests outlive libvirtd, stays."""
+        await self._signal(service, signal.SIGKILL)
+        self._frozen.discard(service)
+
+    async def freeze(self, service: Leaned) -> None:
+        self._frozen.add(service)
+        await self._signal(service, signal.SIGSTOP)
+
+    async def thaw(self, service: Leaned) -> None:
+        self._frozen.discard(service)
+        await self._signal(service, signal.SIGCONT)
+
+    async def start(self, service: Leaned) -> None:
+        """Start it, and return when it is ready; harmless where it is."""
+        await self.cloud.supervisor.start(self.cloud.service(self._names[service]))
+
+    async def heal(self) -> None:
+        for service in tuple(self._frozen):
+            await self.thaw(service)
+        for service in Leaned:
+            await self.start(service)
+
+    @cached_property
+    def _names(self) -> dict[Leaned, str]:
+        return {
+            Leaned.LIBVIRT: f"{self.cloud.host.name}-libvirtd",
+            Leaned.BROKER: "rabbitmq",
+            Leaned.PLACEMENT: "placement",
+            Leaned.KEYSTONE: "keystone",
+            Leaned.GLANCE: "glance",
+        }
+
+    async def _signal(self, service: Leaned, number: signal.Signals) -> None:
+        for process in await self.cloud.supervisor.marked(self._names[service]):
+            # libvirtd's first parent collects the guests that end: on a real host that is init, which does not fail.
+            if process.command.startswith("tini "):
+                continue
+            descriptor = os.pidfd_open(process.pid)
+            try:
+                signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
