@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from sev_agent.domain.firmware import NoFirmware, choose_firmware
+from sev_agent.domain.firmware import FirmwareWanted, FlashBuild, MemoryBuild, NoFirmware, choose_firmware
 from sev_agent.host.check import Check, Finding, judged
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
@@ -19,10 +19,11 @@ def look(generation: Generation, evidence: Evidence) -> Finding:
     source = ", ".join(files.where(directory) for directory in _DIRECTORIES)
     remedy = f"install OVMF with {generation.value} (Debian: ovmf, from backports if it lacks it; RHEL: edk2-ovmf)"
     try:
-        choice = choose_firmware(descriptors(files.root / directory for directory in _DIRECTORIES), generation)
+        found = descriptors(files.root / directory for directory in _DIRECTORIES)
+        choice = choose_firmware(found, FirmwareWanted(generation=generation))
     except NoFirmware as error:
         return judged(passed=False, expected=expected, found=error.message, source=source, remedy=remedy)
-    missing = [str(path) for path in (choice.code, choice.nvram_template) if not _exists(evidence, path)]
+    missing = [str(path) for path in _parts(choice.build) if not _exists(evidence, path)]
     return judged(
         passed=not missing,
         expected=expected,
@@ -30,6 +31,11 @@ def look(generation: Generation, evidence: Evidence) -> Finding:
         source=str(choice.descriptor),
         remedy=remedy,
     )
+
+
+def _parts(build: FlashBuild | MemoryBuild) -> list[Path]:
+    template = build.nvram_template if isinstance(build, FlashBuild) else None
+    return [build.code] if template is None else [build.code, template]
 
 
 def _exists(evidence: Evidence, path: Path) -> bool:

@@ -16,8 +16,6 @@ from sev_agent.sev.generation import Generation
 from tests.hosts import contents, faults, unpack, with_fault
 
 SEV, ES, SNP = Generation
-OVMF_UNTIL_MEMORY_MAPPING = "ovmf.sev_snp"
-"""Firmware that is mapped as memory is not chosen yet."""
 READY, NOT_READY = Readiness.READY, Readiness.NOT_READY
 
 NOT_IN_A_CAPTURE = {"placement.reachable", "rabbitmq.reachable"}
@@ -37,7 +35,7 @@ def judge(root: Path) -> Report:
         ("first-generation", {SEV: READY, ES: "bios.asids_sev_es", SNP: "cpu.sev_snp"}),
         ("second-generation", {SEV: READY, ES: READY, SNP: "cpu.sev_snp"}),
         ("third-generation", {SEV: READY, ES: READY, SNP: "bios.rmp"}),
-        ("fourth-generation", {SEV: READY, ES: "module.es_beside_snp", SNP: OVMF_UNTIL_MEMORY_MAPPING}),
+        ("fourth-generation", {SEV: READY, ES: "module.es_beside_snp", SNP: READY}),
         ("intel", {SEV: "cpu.vendor", ES: "cpu.vendor", SNP: "cpu.vendor"}),
         ("virtual-machine", {SEV: "cpu.bare_metal", ES: "cpu.bare_metal", SNP: "cpu.bare_metal"}),
     ],
