@@ -14,6 +14,7 @@ _COMMANDS: Final = {
     "hosts": "sev_agent.cli.hosts",
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
+    "check": "sev_agent.cli.check",
     "api": "sev_agent.cli.api",
     "db": "sev_agent.cli.db",
     "validate": "sev_agent.cli.validate",
