@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
     "check": "sev_agent.cli.check",
+    "prepare": "sev_agent.cli.prepare",
     "api": "sev_agent.cli.api",
     "db": "sev_agent.cli.db",
     "validate": "sev_agent.cli.validate",
