@@ -67,6 +67,23 @@ class NoIdentity:
         )
 
 
+class BorrowedIdentity:
+    """Somebody else's token, and the addresses that ``lender`` knows: for questions on their behalf."""
+
+    def __init__(self, token: str, lender: Identity) -> None:
+        self._token = token
+        self._lender = lender
+
+    async def token(self) -> str:
+        return self._token
+
+    def invalidate(self, token: str) -> None:
+        """Nothing to forget: only its owner can have another one."""
+
+    async def endpoint(self, service_type: str) -> str:
+        return await self._lender.endpoint(service_type)
+
+
 class _Endpoint(BaseModel):
     interface: str
     url: str
