@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from sev_agent import crash_points
 from sev_agent.errors import SevAgentError
+from sev_agent.sev.policy import FLAGS, PolicyBounds
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
 _FOREIGN = frozenset({"SEV_AGENT_CONFIG", "SEV_AGENT_BROKER_URL", "SEV_AGENT_HOST"})
@@ -83,11 +84,31 @@ class HypervisorSection(Section):
     reconnect_max: Seconds = 5
 
 
+def _are_flags(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := sorted(set(names) - FLAGS):
+        raise ValueError(f"no flag of a guest policy: {', '.join(unknown)}; there are {', '.join(sorted(FLAGS))}")
+    return names
+
+
+PolicyFlags = Annotated[tuple[str, ...], AfterValidator(_are_flags)]
+
+
 class EncryptionSection(Section):
-    """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read."""
+    """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read.
+
+    ``limit`` is the most SEV guests, ``es_limit`` the most guests of SEV-ES or SEV-SNP.
+    """
 
     platform_root: AbsolutePath = Path("/")
     limit: int | None = Field(default=None, ge=1, le=100_000)
+    es_limit: int | None = Field(default=None, ge=1, le=100_000)
+    policy_required: PolicyFlags = ()
+    policy_forbidden: PolicyFlags = ("migrate_ma",)
+    memory_limit: Literal["none", "footprint"] = "none"
+
+    @property
+    def policy_bounds(self) -> PolicyBounds:
+        return PolicyBounds(required=frozenset(self.policy_required), forbidden=frozenset(self.policy_forbidden))
 
 
 class MessagingSection(Section):

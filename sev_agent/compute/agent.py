@@ -13,6 +13,7 @@ import structlog
 from sev_agent import __version__, crash_points
 from sev_agent.compute import gauges
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder, bases_in_use
 from sev_agent.compute.guest_events import GuestEvents
@@ -143,17 +144,20 @@ class _Agent:
             in_flight=lambda uuid: self._instances.in_flight(uuid) or self._guest_events.holds(uuid),
             on_seen=self._on_seen,
         )
+        admission = Admission(overhead_mb=config.placement.guest_overhead_mb)
         builder = Builder(
             store=self._store,
             glance=glance,
             cache=self._cache,
             accounting=self._accounting,
             domains=self._domains,
-            settings=config.hypervisor,
+            admission=admission,
+            config=config,
         )
         power = Power(
             domains=self._domains,
             accounting=self._accounting,
+            admission=admission,
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
         locks = InstanceLocks()
@@ -187,7 +191,9 @@ class _Agent:
             store=self._store,
             start=self._instances.start_again,
         )
-        self._status = HostStatus(config, self._hypervisor, self._domains, self._health)
+        self._status = HostStatus(
+            config, hypervisor=self._hypervisor, domains=self._domains, health=self._health, admission=admission
+        )
         self._reconciler = Reconciler(
             accounting=self._accounting,
             resources=self._status.resources,

@@ -9,6 +9,7 @@ from sev_agent.compute.allocation import ProviderTree, Resources, Size, StoppedG
 from sev_agent.compute.record import Record, State
 from sev_agent.hypervisor.domains import Guest
 from sev_agent.openstack.placement import Allocation
+from sev_agent.sev.footprint import guest_footprint_mb
 
 
 class ConsumerType(StrEnum):
@@ -48,7 +49,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How this host counts: what stopped guests keep, what each guest takes beside its RAM (MiB), whose the tree is."""
+    """How this host counts: what stopped guests keep, what guests take beside RAM and page tables (MiB), whose tree."""
 
     stopped_guests: StoppedGuests = "release"
     overhead_mb: int = 0
@@ -77,7 +78,9 @@ def managed(record: Record, tree: ProviderTree, terms: Terms, *, runs: bool) -> 
     instance = record.instance
     flavor = instance.flavor
     assert record.generation is not None, "a build learns the generation before it claims"
-    size = Size(vcpus=flavor.vcpus, memory_mb=flavor.memory_mb + terms.overhead_mb, disk_gb=flavor.root_gb)
+    size = Size(
+        vcpus=flavor.vcpus, memory_mb=guest_footprint_mb(flavor.memory_mb, terms.overhead_mb), disk_gb=flavor.root_gb
+    )
     return Holding(
         resources=desired(size, record.generation, runs=runs, tree=tree, stopped_guests=terms.stopped_guests),
         consumer_type=ConsumerType.INSTANCE,
@@ -88,7 +91,7 @@ def managed(record: Record, tree: ProviderTree, terms: Terms, *, runs: bool) -> 
 
 def _unmanaged(guest: Guest, tree: ProviderTree, terms: Terms) -> Holding:
     assert guest.generation is not None, "only encrypted guests are counted"
-    size = Size(vcpus=guest.vcpus, memory_mb=guest.memory_mb + terms.overhead_mb, disk_gb=0)
+    size = Size(vcpus=guest.vcpus, memory_mb=guest_footprint_mb(guest.memory_mb, terms.overhead_mb), disk_gb=0)
     return Holding(
         resources=desired(size, guest.generation, runs=True, tree=tree, stopped_guests="release"),
         consumer_type=ConsumerType.UNMANAGED,
