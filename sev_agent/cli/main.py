@@ -10,6 +10,8 @@ from sev_agent import __version__
 
 _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
+    "scheduler": "sev_agent.cli.scheduler",
+    "hosts": "sev_agent.cli.hosts",
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
     "check": "sev_agent.cli.check",
