@@ -42,17 +42,13 @@ from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.messaging.spool import Spool
-<<<<<<< HEAD
-from sev_agent.observe.health import OF_A_HOST, Dependency, Health
-=======
 from sev_agent.messaging.work_gate import WorkGate
-from sev_agent.observe.health import Dependency, Health
->>>>>>> main
+from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.lookout import Lookout, Question
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import identify
+from sev_agent.openstack.identity import KeystoneIdentity, identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
 
@@ -113,13 +109,8 @@ class _Agent:
         )
         self._domains = Domains(self._hypervisor)
 
-<<<<<<< HEAD
         on_request = self._on_request
-        identity = _identity(config, session, on_request)
-=======
-        on_request = self._metrics.count_request
         identity = identify(config.auth, session, on_request=on_request)
->>>>>>> main
         glance = Glance(session, identity, config.glance, on_request=on_request)
         questions: dict[Dependency, Question] = {Dependency.GLANCE: glance.check}
         if isinstance(identity, KeystoneIdentity):
@@ -338,7 +329,7 @@ class _Agent:
         self._metrics.requests.labels(method, outcome.value).inc()
 
     def _on_request(self, service: str, method: str, status: int, seconds: float) -> None:
-        self._metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
+        self._metrics.count_request(service, method, status, seconds)
         if status == 0 or status >= _SERVER_ERROR:
             self._lookout.doubt(Dependency(service))
 
@@ -357,14 +348,3 @@ def _providers(config: AgentConfig, placement: Placement) -> Providers:
             return OwnTree(placement, config.host.name)
         case "beside-nova":
             return NovaTree(placement, config.placement.nova_node)
-<<<<<<< HEAD
-
-
-def _identity(config: AgentConfig, session: aiohttp.ClientSession, on_request: RequestObserver) -> Identity:
-    match config.auth.type:
-        case "none":
-            return NoIdentity()
-        case "password":
-            return KeystoneIdentity(session, config.auth, on_request=on_request)
-=======
->>>>>>> main
