@@ -1,6 +1,8 @@
 """A lab whose every service can be made to fail, the daemon that leans on them, and the count of what was tried."""
 
 import asyncio
+import os
+import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,15 +23,25 @@ from tests.faults.tally import TALLY, Tally
 
 SLOTS = 6
 _LOG_LINES = 80
+_SEED_VARIABLE = "SEV_AGENT_FAULTS_SEED"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TALLY] = Tally()
+    given = os.environ.get(_SEED_VARIABLE)
+    config.stash[TALLY] = Tally(seed=int(given) if given else random.randrange(2**32))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     terminalreporter.write_sep("-", "faults")
-    terminalreporter.write_line(config.stash[TALLY].line())
+    tally = config.stash[TALLY]
+    terminalreporter.write_line(tally.line())
+    terminalreporter.write_line(f"chance followed {_SEED_VARIABLE}={tally.seed}")
+
+
+@pytest.fixture(scope="session")
+def fault_seed(tally: Tally) -> int:
+    """What all chance here follows from: ``SEV_AGENT_FAULTS_SEED``, or a new one for each run; it is printed."""
+    return tally.seed
 
 
 @pytest.fixture(scope="session")
