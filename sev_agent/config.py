@@ -111,6 +111,7 @@ class NotificationsSection(Section):
 class AuthSection(Section):
     """How to authenticate at OpenStack's services. ``none`` sends no token: for services on loopback only.
 
+    A domain's ID, where one is given, stands in place of its name.
     ``interface`` and ``region_name`` choose among the catalog's endpoints; ``timeout`` is for one request to Keystone.
     """
 
@@ -121,6 +122,8 @@ class AuthSection(Section):
     project_name: str = "service"
     user_domain_name: str = "Default"
     project_domain_name: str = "Default"
+    user_domain_id: str | None = None
+    project_domain_id: str | None = None
     region_name: str | None = None
     interface: Literal["public", "internal", "admin"] = "public"
     timeout: Seconds = 10

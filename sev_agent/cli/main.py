@@ -12,6 +12,11 @@ _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
+    "api": "sev_agent.cli.api",
+    "db": "sev_agent.cli.db",
+    "validate": "sev_agent.cli.validate",
+    "image": "sev_agent.cli.image",
+    "flavor": "sev_agent.cli.flavor",
     "lab": "sev_agent.cli.lab",
     "demo": "sev_agent.cli.demo",
 }

@@ -21,7 +21,6 @@ from sev_agent.compute.image_download import (
     expected_hash,
 )
 from sev_agent.compute.image_inspection import (
-    GIB,
     DiskFormat,
     ImageError,
     declared_format,
@@ -32,6 +31,7 @@ from sev_agent.compute.qcow2 import BadHeader
 from sev_agent.config import ImagesSection
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.glance import Image
+from sev_agent.sev.sizes import GIB
 from sev_agent.uninterrupted import in_thread
 
 log = structlog.get_logger(__name__)

@@ -18,8 +18,8 @@ from sev_agent.config import ImagesSection
 from sev_agent.errors import SevAgentError
 from sev_agent.openstack.glance import Image
 from sev_agent.schema import Flavor
+from sev_agent.sev.sizes import Sizes, check_sizes
 
-GIB = 1024**3
 FIELD = "instance.image.id"
 
 _MAX_REPORT = 1024 * 1024
@@ -85,18 +85,6 @@ class ImageCorrupt(ImageError):
     code = "image.corrupt"
 
 
-class ImageTooLarge(ImageError):
-    """The image's virtual disk is larger than the flavor's disk."""
-
-    code = "image.too_large"
-
-
-class FlavorTooSmall(ImageError):
-    """The flavor has less memory or disk than the image demands."""
-
-    code = "image.flavor_too_small"
-
-
 class ImageInspectionTimeout(ImageError):
     """The image could not be judged within the time limit: a hostile image, or an overloaded host."""
 
@@ -128,12 +116,7 @@ def check_declared(image: Image, flavor: Flavor) -> None:
             f"image {image.id} has container format '{image.container_format}'; only 'bare' is accepted",
             remedy="unpack the disk image and upload it with --container-format bare",
         )
-    if image.min_ram > flavor.memory_mb:
-        raise _too_small(image, f"min_ram of {image.min_ram} MiB", "memory_mb", f"{flavor.memory_mb} MiB")
-    if image.min_disk > flavor.root_gb:
-        raise _too_small(image, f"min_disk of {image.min_disk} GiB", "root_gb", f"{flavor.root_gb} GiB")
-    if image.virtual_size:
-        check_fits(image.virtual_size, image, flavor)
+    check_fits(image.virtual_size, image, flavor)
 
 
 def declared_format(image: Image) -> DiskFormat:
@@ -147,13 +130,20 @@ def declared_format(image: Image) -> DiskFormat:
         ) from None
 
 
-def check_fits(virtual_size: int, image: Image, flavor: Flavor) -> None:
-    """Refuse an image of ``virtual_size`` bytes that is larger than the flavor's disk: ``ImageTooLarge``."""
-    if virtual_size > flavor.root_gb * GIB:
-        raise ImageTooLarge(
-            f"image {image.id} has a virtual size of {virtual_size} bytes; the flavor's disk is {flavor.root_gb} GiB",
-            remedy=f"use a flavor with a disk of at least {math.ceil(virtual_size / GIB)} GiB",
+def check_fits(virtual_size: int | None, image: Image, flavor: Flavor) -> None:
+    """Refuse an image that demands more than the flavor has, its disk of ``virtual_size`` bytes included.
+
+    Raises ``FlavorTooSmall``, ``ImageTooLarge``.
+    """
+    check_sizes(
+        Sizes(
+            ram=flavor.memory_mb,
+            disk=flavor.root_gb,
+            min_ram=image.min_ram,
+            min_disk=image.min_disk,
+            virtual_size=virtual_size,
         )
+    )
 
 
 async def inspect(path: Path, image: Image, settings: ImagesSection, *, qemu_img: str = "qemu-img") -> Inspection:
@@ -322,14 +312,6 @@ def _said(error: ProgramFailed, path: Path) -> str:
 def _printable(name: bytes) -> str:
     text = name[:100].decode("ascii", errors="replace")
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _too_small(image: Image, demand: str, name: str, value: str) -> FlavorTooSmall:
-    return FlavorTooSmall(
-        f"image {image.id} demands {demand}; the flavor has {value}",
-        field=f"instance.flavor.{name}",
-        remedy="use a larger flavor, or lower what the image demands",
-    )
 
 
 def _mismatch(image: Image, declared: DiskFormat, seen: str) -> ImageFormatMismatch:

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 from uuid import UUID
 
 import aiohttp
@@ -16,17 +14,9 @@ from sev_agent.lab.accounts import admin
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.openstack.glance import Glance, ImageNotFound
 from sev_agent.openstack.identity import KeystoneIdentity
+from sev_agent.sev import tags
 
 NAME = "sev-guest"
-PROPERTIES: Final = MappingProxyType(
-    {
-        "hw_firmware_type": "uefi",
-        "hw_cdrom_bus": "scsi",
-        "hw_mem_encryption": "True",
-        "hw_machine_type": "q35",
-        "hw_scsi_model": "virtio-scsi",
-    }
-)
 _UPLOAD_TIMEOUT = 600.0
 
 
@@ -36,7 +26,7 @@ async def ensure_guest_image(session: aiohttp.ClientSession, cloud: OpenStack, p
     if known is not None and await _is_it(glance, known, path):
         return known
     image = await glance.create_image(
-        NAME, disk_format="qcow2", visibility="public", min_disk=1, min_ram=256, properties=PROPERTIES
+        NAME, disk_format="qcow2", visibility="public", min_disk=1, min_ram=256, properties=tags.IMAGE
     )
     try:
         await glance.upload(image.id, path, total_timeout=_UPLOAD_TIMEOUT)

@@ -1,6 +1,7 @@
 """Images in Glance: what they are, and their bytes, in streams."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ class ImageNotFound(NotFound):
     """Glance has no such image, or does not show it to us."""
 
     code = "image.not_found"
+
+
+class ImageAmbiguous(Conflict):
+    """Several images have the name that was asked for."""
+
+    code = "image.ambiguous"
 
 
 class ImageWithoutData(Conflict):
@@ -83,6 +90,13 @@ class _Image(BaseModel):
     owner: str | None = None
 
 
+class _Images(BaseModel):
+    images: list[_Image]
+
+
+_NAMED_AT_MOST = 20
+"""Images of one name that are looked at: enough to say that it is ambiguous."""
+
 _GLANCES_OWN = frozenset({"created_at", "updated_at", "direct_url", "self", "file", "schema", "stores"})
 """String fields of an answer that say nothing about the guest."""
 
@@ -111,6 +125,33 @@ class Glance:
         if image.id != image_id:
             raise response.bad(f"answered with image {image.id} instead of {image_id}")
         return image
+
+    async def find_image(self, name_or_id: str) -> Image:
+        """The image of this identifier, or else the one of this name. Raises ``ImageNotFound``, ``ImageAmbiguous``."""
+        if (image_id := _as_uuid(name_or_id)) is not None:
+            with contextlib.suppress(ImageNotFound):
+                return await self.get_image(image_id)
+        # Glance would read a name that begins so as a list of names.
+        wanted = f'in:"{name_or_id}"' if name_or_id.startswith("in:") else name_or_id
+        params = {"name": wanted, "limit": str(_NAMED_AT_MOST)}
+        response = await self._client.request("GET", _IMAGES, params=params, accepted={200})
+        named = [each for each in response.parse(_Images).images if each.name == name_or_id]
+        match named:
+            case [only]:
+                return _image(only)
+            case []:
+                raise ImageNotFound(
+                    f"Glance has no image {name_or_id!r}, or does not show it to this user",
+                    field="image",
+                    remedy="see 'openstack image list'",
+                )
+            case several:
+                ids = ", ".join(str(each.id) for each in several)
+                raise ImageAmbiguous(
+                    f"several images are named {name_or_id!r}: {ids}",
+                    field="image",
+                    remedy="name one of them by its ID",
+                )
 
     @asynccontextmanager
     async def download(
@@ -198,10 +239,12 @@ class Glance:
                 raise faults[0] from None
             raise
 
-    async def set_properties(self, image_id: UUID, properties: Mapping[str, str]) -> Image:
-        """Add or replace the given properties, and leave all others. Raises ``ImageNotFound``."""
-        # In version 2.1 of the patch format "add" replaces what is there; in 2.0 it is refused.
-        changes = [{"op": "add", "path": _pointer(name), "value": value} for name, value in properties.items()]
+    async def set_properties(self, image_id: UUID, properties: Mapping[str, str | None]) -> Image:
+        """Add or replace the given properties, and leave all others; ``None`` removes one, which must be there.
+
+        Raises ``ImageNotFound``.
+        """
+        changes = [_change(name, value) for name, value in properties.items()]
         response = await self._client.request(
             "PATCH",
             f"{_IMAGES}/{image_id}",
@@ -229,12 +272,28 @@ async def _pieces(path: Path, faults: list[OSError]) -> AsyncIterator[bytes]:
         raise
 
 
+def _change(name: str, value: str | None) -> Mapping[str, str]:
+    # In version 2.1 of the patch format "add" replaces what is there; in 2.0 it is refused.
+    path = _pointer(name)
+    return {"op": "remove", "path": path} if value is None else {"op": "add", "path": path, "value": value}
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def _pointer(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _parse(response: Response) -> Image:
-    wire = response.parse(_Image)
+    return _image(response.parse(_Image))
+
+
+def _image(wire: _Image) -> Image:
     extra = wire.model_extra or {}
     properties = {name: value for name, value in extra.items() if isinstance(value, str) and name not in _GLANCES_OWN}
     known = wire.model_dump(include=set(_Image.model_fields))

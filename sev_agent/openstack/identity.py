@@ -203,10 +203,11 @@ class KeystoneIdentity:
         auth = self._auth
         user = {
             "name": auth.username,
-            "domain": {"name": auth.user_domain_name},
+            "domain": _domain(auth.user_domain_id, auth.user_domain_name),
             "password": auth.password.get_secret_value(),
         }
-        project = {"name": auth.project_name, "domain": {"name": auth.project_domain_name}}
+        domain = _domain(auth.project_domain_id, auth.project_domain_name)
+        project = {"name": auth.project_name, "domain": domain}
         return {
             "auth": {
                 "identity": {"methods": ["password"], "password": {"user": user}},
@@ -254,6 +255,10 @@ class KeystoneIdentity:
                     field="auth.region_name",
                     remedy="set it to one of them",
                 )
+
+
+def _domain(domain_id: str | None, name: str) -> Mapping[str, str]:
+    return {"name": name} if domain_id is None else {"id": domain_id}
 
 
 def _seconds(start: datetime, end: datetime) -> float:

@@ -37,12 +37,20 @@ class RequestRefused(InvalidRequest):
     code = "sev.refused"
 
     def __init__(
-        self, subject: Subject, name: str, *, expected: str, found: str, remedy: str, reason: str | None = None
+        self,
+        subject: Subject,
+        name: str,
+        *,
+        expected: str,
+        found: str,
+        remedy: str,
+        reason: str | None = None,
+        field: str | None = None,
     ) -> None:
         why = f": {reason}" if reason else ""
         super().__init__(
             f"{subject} property '{name}' is {found}, but must be {expected}{why}",
-            field=subject.path(name),
+            field=field or subject.path(name),
             remedy=remedy,
         )
         self.subject = subject
@@ -127,3 +135,15 @@ class PassthroughUnsupported(RequestRefused):
     """A host device would have to reach memory that it cannot read."""
 
     code = "sev.passthrough_unsupported"
+
+
+class FlavorTooSmall(RequestRefused):
+    """The flavor has less RAM or disk than the image demands."""
+
+    code = "image.flavor_too_small"
+
+
+class ImageTooLarge(RequestRefused):
+    """The image's virtual disk is larger than the flavor's disk."""
+
+    code = "image.too_large"

@@ -11,6 +11,8 @@ from sev_agent.sev.booleans import read_boolean
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.policy import Policy, default_policy
 from sev_agent.sev.refusals import RequestRefused, Subject
+from sev_agent.sev.sizes import Sizes, judge_sizes
+from sev_agent.sev.verdict import Verdict
 
 FLAVOR_ENCRYPTION = "hw:mem_encryption"
 IMAGE_ENCRYPTION = "hw_mem_encryption"
@@ -40,26 +42,6 @@ class Asked:
 
     def of(self, subject: Subject) -> Mapping[str, str]:
         return self.flavor if subject is Subject.FLAVOR else self.image
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """One rule, applied: what it expected of which property, what it found, and what to do where they differ."""
-
-    name: str
-    subject: Subject
-    property_name: str
-    expected: str
-    found: str
-    refusal: RequestRefused | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.refusal is None
-
-    @property
-    def remedy(self) -> str:
-        return (self.refusal.remedy or "") if self.refusal else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +76,23 @@ class Rule:
         )
 
 
-def encryption_request(flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str]) -> EncryptionRequest:
+def encryption_request(
+    flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str], sizes: Sizes | None = None
+) -> EncryptionRequest:
     """What the flavor and the image together ask for. Raises the ``RequestRefused`` of the first rule that fails."""
-    for verdict in judge(flavor_extra_specs, image_properties):
+    for verdict in judge(flavor_extra_specs, image_properties, sizes):
         if verdict.refusal is not None:
             raise verdict.refusal
     generation = _model(Asked(flavor_extra_specs, image_properties))
     return EncryptionRequest(generation, default_policy(generation))
 
 
-def judge(flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str]) -> tuple[Verdict, ...]:
-    """The verdict of every rule, in the order in which one would mend them."""
+def judge(
+    flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str], sizes: Sizes | None = None
+) -> tuple[Verdict, ...]:
+    """The verdict of every rule, in the order in which one would mend them; of those on sizes only where given."""
     asked = Asked(flavor_extra_specs, image_properties)
-    return tuple(rule.apply(asked) for rule in RULES)
+    return tuple(rule.apply(asked) for rule in RULES) + (judge_sizes(sizes) if sizes is not None else ())
 
 
 def _flavor_asks(asked: Asked) -> None:
@@ -243,4 +229,4 @@ RULES: tuple[Rule, ...] = (
     Rule("Secure Boot of the flavor", Subject.FLAVOR, FLAVOR_SECURE_BOOT, "not 'required'", _no_flavor_secure_boot),
     Rule("host devices", Subject.FLAVOR, PASSTHROUGH, "not set", _no_passthrough),
 )
-"""Every rule, in the order in which one would mend them."""
+"""Every rule on properties, in the order in which one would mend them."""

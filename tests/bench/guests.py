@@ -24,9 +24,9 @@ from sev_agent.domain.spec import VirtType
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.lab.accounts import admin
 from sev_agent.lab.cloud import Lab
-from sev_agent.lab.images import PROPERTIES
 from sev_agent.openstack.glance import Glance, Image
 from sev_agent.openstack.identity import KeystoneIdentity
+from sev_agent.sev import tags
 from sev_agent.sev.image_properties import ImageProperties
 from sev_agent.sev.rules import encryption_request
 from tests.images import make_qcow2
@@ -45,7 +45,7 @@ async def upload_image(lab: Lab) -> Image:
         async with aiohttp.ClientSession() as session:
             identity = KeystoneIdentity(session, admin(lab.cloud))
             glance = Glance(session, identity, ServiceSection(endpoint=lab.cloud.glance_url))
-            image = await glance.create_image("bench", disk_format="qcow2", visibility="public", properties=PROPERTIES)
+            image = await glance.create_image("bench", disk_format="qcow2", visibility="public", properties=tags.IMAGE)
             await glance.upload(image.id, path, total_timeout=_UPLOAD_SECONDS)
             return await glance.get_image(image.id)
 

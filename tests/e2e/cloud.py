@@ -19,7 +19,6 @@ from sev_agent.compute.record import InstanceFiles
 from sev_agent.domain.identity import domain_name
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.host import Host
-from sev_agent.lab.images import PROPERTIES
 from sev_agent.lab.platform.compute_host import ComputeHost
 from sev_agent.lab.platform.namespace import EMULATOR
 from sev_agent.lab.progress import Silent
@@ -30,6 +29,7 @@ from sev_agent.messaging.broker import Broker, Delivery
 from sev_agent.messaging.client import RemoteError, RpcClient
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.placement import Placement, Provider
+from sev_agent.sev import tags
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.waiting import eventually
@@ -299,7 +299,7 @@ class Cloud:
     async def upload(self, path: Path | None, *, disk_format: str = "qcow2", **properties: str) -> UUID:
         """A new image with the method's properties; without ``path`` it stays without data."""
         image = await self.glance.create_image(
-            "test", disk_format=disk_format, visibility="public", properties={**PROPERTIES, **properties}
+            "test", disk_format=disk_format, visibility="public", properties={**tags.IMAGE, **properties}
         )
         if path is not None:
             await self.glance.upload(image.id, path, total_timeout=_UPLOAD_SECONDS)

@@ -129,8 +129,8 @@ BAD_IMAGES: dict[str, tuple[Callable[[Cloud, Path], Awaitable[UUID]], str, str]]
     "format that is not taken": (vmdk, "image.format_unsupported", "instance.image.id"),
     "backing file": (backing_file, "image.backing_file", "instance.image.id"),
     "external data file": (data_file, "image.data_file", "instance.image.id"),
-    "larger than the flavor's disk": (larger_than_flavor, "image.too_large", "instance.image.id"),
-    "larger than it says": (larger_than_declared, "image.too_large", "instance.image.id"),
+    "larger than the flavor's disk": (larger_than_flavor, "image.too_large", "flavor.disk"),
+    "larger than it says": (larger_than_declared, "image.too_large", "flavor.disk"),
 }
 
 
@@ -141,8 +141,8 @@ async def test_bad_image(agent: AgentProcess, cloud: Cloud, ear: Ear, tmp_path: 
     image = await make(cloud, tmp_path)
     fault = await failure(cloud, agent, ear, code, image__id=str(image))
     assert fault["field"] == field
-    assert str(image) in fault["message"]
     if code != "image.too_large":
+        assert str(image) in fault["message"]
         assert cloud.cached(image) == []
 
 

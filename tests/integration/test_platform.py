@@ -20,6 +20,8 @@ from sev_agent.compute import config_drive
 from sev_agent.hypervisor.platform import read_platform
 from sev_agent.lab import processes
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.failures import FAILURES
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.platform.guest_image import GUEST_MARK, build_guest_image
 from sev_agent.lab.progress import Silent
 from sev_agent.lab.service import GUESTS, Service, mark
@@ -37,10 +39,7 @@ DOMAIN = """
   <name>{name}</name><uuid>{uuid}</uuid>
   <memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
   <memoryBacking><locked/></memoryBacking>
-  <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
-    <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram>{directory}/vars.fd</nvram>
-  </os>
+  <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}</os>
   <features><acpi/><apic/></features>
   <on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash>
   <devices>
@@ -62,8 +61,17 @@ DOMAIN = """
 """
 
 
+FLASH = """<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+<nvram>{directory}/vars.fd</nvram>"""
+MEMORY = "<loader type='rom' stateless='yes'>/usr/share/ovmf/OVMF.fd</loader>"
+
+
 def launch_security(policy: int = 0x33) -> str:
     return f"<launchSecurity type='sev'><policy>{policy:#06x}</policy></launchSecurity>"
+
+
+SEV_ES = launch_security(0x37)
+SEV_SNP = "<launchSecurity type='sev-snp'><policy>0x00030000</policy></launchSecurity>"
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,10 @@ class Lab:
 
     @property
     def used(self) -> int:
-        return read_platform(self.host.platform_root).misc_current["sev"]
+        return self.used_of("sev")
+
+    def used_of(self, pool: str) -> int:
+        return read_platform(self.host.platform_root).misc_current[pool]
 
     async def start(self) -> None:
         await self.host.prepare()
@@ -104,7 +115,7 @@ class Lab:
         output, errors = await process.communicate()
         return Result(process.returncode or 0, output.decode(), errors.decode())
 
-    def define(self, name: str, *, security: str | None = None, memory: int = 256) -> "Guest":
+    def define(self, name: str, *, security: str | None = None, memory: int = 256, firmware: str = FLASH) -> "Guest":
         """Write the files of a guest that can boot; blocks shortly."""
         directory = self.directory / name
         directory.mkdir()
@@ -119,6 +130,7 @@ class Lab:
             uuid=guest.uuid,
             directory=directory,
             memory=memory,
+            firmware=firmware.format(directory=directory),
             security=launch_security() if security is None else security,
         )
         (directory / "domain.xml").write_text(text)
@@ -164,10 +176,10 @@ async def until(condition: Callable[[], bool], patience: float, report: Callable
 
 
 @contextlib.asynccontextmanager
-async def running_lab(image: Path, *, name: str, slots: int) -> AsyncIterator[Lab]:
+async def running_lab(image: Path, *, name: str, slots: int, kind: Kind = Kind.SEV) -> AsyncIterator[Lab]:
     # pytest's own directories are too deep for the address of a socket.
     directory = Path(tempfile.mkdtemp(prefix="sev-"))
-    host = ComputeHost(name=name, directory=directory / "hosts" / name, slots=slots)
+    host = ComputeHost(name=name, directory=directory / "hosts" / name, slots=slots, kind=kind)
     lab = Lab(host=host, supervisor=Supervisor(directory, Silent()), directory=directory, image=image)
     try:
         await lab.start()
@@ -318,13 +330,63 @@ def _mounts_of_all() -> list[str]:
 
 
 async def test_a_host_without_sev_refuses(image: Path) -> None:
-    """On a host with no slot libvirt reports no SEV, and refuses launch security itself."""
-    async with running_lab(image, name="plain1", slots=0) as plain:
+    """On a host without SEV libvirt reports none, and refuses launch security itself."""
+    async with running_lab(image, name="plain1", slots=1, kind=Kind.NONE) as plain:
         capabilities = (await plain.virsh("domcapabilities", "--virttype", "qemu", "--machine", "q35")).output
         assert "<sev supported='no'/>" in capabilities
         refused = await plain.define("asks", memory=64).start()
         assert refused.status != 0
         assert "'sev' launch security is not supported" in refused.errors
+
+
+async def test_an_es_host_runs_both_from_pools_of_their_own(image: Path) -> None:
+    """SEV and SEV-ES guests have a slot each where there is one for each; libvirt is told of neither's neighbour."""
+    async with running_lab(image, name="es1", slots=1, kind=Kind.SEV_ES) as es:
+        first, second = es.define("first", memory=64), es.define("second", security=SEV_ES, memory=64)
+        assert (await first.start()).status == 0
+        assert (await second.start()).status == 0
+        assert (es.used_of("sev"), es.used_of("sev_es")) == (1, 1)
+        policy = (await es.virsh("domlaunchsecinfo", "second")).output
+        assert re.search(rf"sev-policy\s*: {0x37}\n", policy)
+        refused = await es.define("third", security=SEV_ES, memory=64).start()
+        assert "sev_common_kvm_init: failed to initialize ret=-16 fw_error=0 ''" in refused.errors
+        refused = await es.define("fourth", security=SEV_SNP, memory=64, firmware=MEMORY).start()
+        assert "vm-type SEV-SNP not supported by KVM" in refused.errors
+
+
+async def test_an_snp_host_boots_snp_guests(image: Path) -> None:
+    """An SNP guest from firmware in memory boots, is told by its own fields, and excludes SEV-ES on its host."""
+    async with running_lab(image, name="snp1", slots=1, kind=Kind.SEV_SNP) as snp:
+        capabilities = (await snp.virsh("domcapabilities", "--virttype", "qemu", "--machine", "q35")).output
+        assert "<value>sev-snp</value>" in capabilities
+        guest = snp.define("snp", security=SEV_SNP, firmware=MEMORY)
+        started = await guest.start()
+        assert started.status == 0, started.errors
+        assert (snp.used_of("sev"), snp.used_of("sev_es")) == (0, 1)
+        # libvirt's own question asks for a measurement first, which QEMU has for no SEV-SNP guest.
+        told = (await snp.virsh("qemu-monitor-command", "snp", '{"execute": "query-sev"}')).output
+        assert f'"state":"running","sev-type":"sev-snp","snp-policy":{0x30000}' in told
+        assert await guest.said("uuid") == str(guest.uuid)
+        assert (await snp.virsh("destroy", "snp")).status == 0
+        refused = await snp.define("es", security=SEV_ES, memory=64).start()
+        assert "LAUNCH_START ret=1 fw_error=7 'Policy is not allowed'" in refused.errors
+        refused = await snp.define("flash", security=SEV_SNP, memory=64).start()
+        assert "pflash with kvm requires KVM readonly memory support" in refused.errors
+        await until(lambda: snp.used_of("sev_es") == 0, PATIENCE)
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_an_armed_failure_is_reported_and_leaves_nothing(lab: Lab, name: str) -> None:
+    """Libvirt tells the failure in QEMU's words, once; no slot, process or socket is left."""
+    guest = lab.define(f"fails-{name}", memory=64)
+    lab.host.failures.arm(name, 1)
+    refused = await guest.start()
+    assert refused.status != 0
+    for line in FAILURES[name].error(snp=False).args:
+        assert line in refused.errors
+    await until(lambda: lab.used == 0 and not processes.find(lab.directory, GUESTS), PATIENCE)
+    assert list((lab.host.directory / "monitors").iterdir()) == []
+    assert lab.host.failures.names() == []
 
 
 async def test_a_machine_that_was_switched_off_starts_again(image: Path) -> None:

@@ -1,6 +1,7 @@
 import re
 import socket
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,20 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from sev_agent.config import AgentConfig, ConfigurationError, LogFormat, Section, load, variables
+from sev_agent.config import (
+    AgentConfig,
+    ApiConfig,
+    ConfigurationError,
+    DaemonConfig,
+    LogFormat,
+    Section,
+    load,
+    load_as,
+    variables,
+)
 
-REFERENCE = Path(__file__).parents[2] / "conf" / "sev-agent.toml"
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "conf" / "sev-agent.toml"
 PASSWORD = "s3cret-of-keystone"
 
 
@@ -23,17 +35,41 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def _sections() -> dict[str, type[BaseModel]]:
+@dataclass(frozen=True)
+class Shipped:
+    """A daemon's configuration: its model, its shipped file, and what is in force there."""
+
+    model: type[DaemonConfig]
+    in_force: dict[str, set[str]]
+
+    @property
+    def text(self) -> str:
+        return (ROOT / self.model.reference).read_text()
+
+    @property
+    def uncommented(self) -> str:
+        """The reference file with every setting that it names, the commented ones too."""
+        return re.sub(r"(?m)^#(?=[a-z_]+ = )", "", self.text)
+
+
+SHIPPED = [
+    Shipped(AgentConfig, {"auth": {"auth_url", "username"}}),
+    Shipped(ApiConfig, {"auth": {"auth_url", "username"}}),
+]
+
+
+@pytest.fixture(params=SHIPPED, ids=lambda shipped: shipped.model.__name__)
+def shipped(request: pytest.FixtureRequest) -> Shipped:
+    shipped: Shipped = request.param
+    return shipped
+
+
+def _sections(model: type[DaemonConfig] = AgentConfig) -> dict[str, type[BaseModel]]:
     return {
         name: field.annotation
-        for name, field in AgentConfig.model_fields.items()
+        for name, field in model.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
     }
-
-
-def _uncommented() -> dict[str, dict[str, Any]]:
-    """The reference file with every setting that it names, the commented ones too."""
-    return tomllib.loads(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", REFERENCE.read_text()))
 
 
 def _plain(value: Any) -> Any:
@@ -46,49 +82,50 @@ def _plain(value: Any) -> Any:
 
 
 class TestReference:
-    def test_loads_as_shipped(self) -> None:
+    def test_loads_as_shipped(self, shipped: Shipped) -> None:
         """The file as it is shipped can be started with."""
-        assert load(REFERENCE, {}).auth.username == "sev-agent"
+        assert load_as(shipped.model, ROOT / shipped.model.reference, {})
 
-    def test_loads_with_every_line_in_force(self, path: Path) -> None:
+    def test_loads_with_every_line_in_force(self, path: Path, shipped: Shipped) -> None:
         """No default that it shows, and no example, is refused."""
-        path.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", REFERENCE.read_text()))
-        load(path, {})
+        path.write_text(shipped.uncommented)
+        load_as(shipped.model, path, {})
 
-    def test_names_every_setting_and_no_other(self) -> None:
+    def test_names_every_setting_and_no_other(self, shipped: Shipped) -> None:
         """Its sections and keys are those of the model, one for one."""
-        expected = {name: set(section.model_fields) for name, section in _sections().items()}
-        assert {name: set(keys) for name, keys in _uncommented().items()} == expected
-        assert set(expected) == set(AgentConfig.model_fields)
+        expected = {name: set(section.model_fields) for name, section in _sections(shipped.model).items()}
+        assert {name: set(keys) for name, keys in tomllib.loads(shipped.uncommented).items()} == expected
+        assert set(expected) == set(shipped.model.model_fields)
 
-    def test_names_a_setting_once(self) -> None:
+    def test_names_a_setting_once(self, shipped: Shipped) -> None:
         """No key stands twice in a section, neither commented nor in force."""
         section, seen = "", []
-        for line in REFERENCE.read_text().splitlines():
+        for line in shipped.text.splitlines():
             if heading := re.fullmatch(r"\[(\w+)\]", line):
                 section = heading[1]
             elif setting := re.match(r"#?([a-z_]+) = ", line):
                 seen.append(f"{section}.{setting[1]}")
         assert len(seen) == len(set(seen))
 
-    def test_shows_the_defaults(self) -> None:
+    def test_shows_the_defaults(self, shipped: Shipped) -> None:
         """The value of each line is the default; where there is none, the line is an example."""
-        for name, section in _sections().items():
+        shown = tomllib.loads(shipped.uncommented)
+        for name, section in _sections(shipped.model).items():
             for key, field in section.model_fields.items():
-                if field.default is PydanticUndefined or field.default is None:
+                if field.default is PydanticUndefined or field.default in {None, ()}:
                     continue
                 if (name, key) == ("auth", "username"):
                     continue
-                assert _uncommented()[name][key] == _plain(field.default), f"{name}.{key}"
+                assert shown[name][key] == _plain(field.default), f"{name}.{key}"
 
-    def test_sets_only_what_has_no_usable_default(self) -> None:
+    def test_sets_only_what_has_no_usable_default(self, shipped: Shipped) -> None:
         """What is in force in the shipped file is what a site must set, and nothing else."""
-        live = tomllib.loads(REFERENCE.read_text())
-        assert {name: set(keys) for name, keys in live.items() if keys} == {"auth": {"auth_url", "username"}}
+        live = tomllib.loads(shipped.text)
+        assert {name: set(keys) for name, keys in live.items() if keys} == shipped.in_force
 
-    def test_explains_every_setting(self) -> None:
+    def test_explains_every_setting(self, shipped: Shipped) -> None:
         """Each group of settings follows a comment of prose."""
-        blocks = [block for block in REFERENCE.read_text().split("\n\n") if re.search(r"(?m)^#?[a-z_]+ = ", block)]
+        blocks = [block for block in shipped.text.split("\n\n") if re.search(r"(?m)^#?[a-z_]+ = ", block)]
         for block in blocks:
             first = re.sub(r"^\[\w+\]\n", "", block)
             assert first.startswith("# "), block
@@ -205,6 +242,30 @@ class TestFile:
         config = load(path, {})
         with pytest.raises(ValueError, match="frozen"):
             config.http.port = 1  # type: ignore[misc]
+
+
+class TestApi:
+    def test_without_keystone_on_loopback_only(self, path: Path) -> None:
+        """Where everyone is an administrator, the network must not reach it."""
+        path.write_text('[auth]\ntype = "none"\n[api]\nhost = "0.0.0.0"\n')
+        with pytest.raises(ConfigurationError, match=r"\n  api\.host: without Keystone .* loopback"):
+            load_as(ApiConfig, path, {})
+        for host in ("127.0.0.1", "::1", "localhost"):
+            assert load_as(ApiConfig, path, {"SEV_AGENT_API__HOST": host}).api.host == host
+
+    @pytest.mark.parametrize("url", ["mysql://x", "sqlite://", "/var/lib/api", "postgresql+psycopg://x"])
+    def test_a_database_that_is_not_supported(self, path: Path, url: str) -> None:
+        """Only what is tested can be configured."""
+        path.write_text(f'[auth]\ntype = "none"\n[database]\nurl = "{url}"\n')
+        with pytest.raises(ConfigurationError, match=r"\n  database\.url: must begin with"):
+            load_as(ApiConfig, path, {})
+
+    @pytest.mark.parametrize("offered", ["x=bridge:y", "f0e1d2c3-0000-4000-8000-000000000001=user:x"])
+    def test_a_network_that_means_nothing(self, path: Path, offered: str) -> None:
+        """A network is a UUID and what it stands for on the host."""
+        path.write_text(f'[auth]\ntype = "none"\n[networks]\noffered = ["{offered}"]\n')
+        with pytest.raises(ConfigurationError, match=r"\n  networks\.offered\.0: "):
+            load_as(ApiConfig, path, {})
 
 
 class TestEnvironment:

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from sev_agent.lab.platform import emulator, memlock
+from sev_agent.lab.platform.emulator.failures import Armed
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.platform.emulator.slots import Slots
+from sev_agent.lab.platform.firmware_descriptors import write_descriptors
 from sev_agent.lab.platform.namespace import EMULATOR, enter_script, holder_script
 from sev_agent.lab.platform.simulated_root import MISC_DIRECTORY, write_platform_root
 from sev_agent.lab.service import LabError, Service
@@ -59,14 +62,15 @@ log_outputs = "3:stderr"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeHost:
-    """Host ``name``, all of whose files are below ``directory``, with room for ``slots`` encrypted guests.
+    """Host ``name``, all of whose files are below ``directory``, with room for ``slots`` encrypted guests in each pool.
 
-    ``directory`` is absolute. A host with no slot is one without SEV.
+    ``directory`` is absolute. ``kind`` says which generations it runs, and so which pools it has.
     """
 
     name: str
     directory: Path
     slots: int = 15
+    kind: Kind = Kind.SEV
 
     @property
     def virt_type(self) -> Literal["kvm", "qemu"]:
@@ -87,6 +91,16 @@ class ComputeHost:
     def firmware_slots(self) -> Slots:
         """The slots of this host's simulated firmware; its methods block shortly."""
         return Slots(self.directory / "slots", self._capacity, self.platform_root / MISC_DIRECTORY)
+
+    @property
+    def failures(self) -> Armed:
+        """What launches on this host are to fail with; its methods block shortly."""
+        return Armed(self.directory / "failures")
+
+    @property
+    def firmware_descriptors(self) -> Path:
+        """The directory of QEMU firmware descriptors that the machine's own lack."""
+        return self.directory / "firmware"
 
     async def prepare(self) -> None:
         """Write everything that the services need; harmless while they run.
@@ -144,11 +158,12 @@ class ComputeHost:
         self._write_emulator()
         if not memlock.may_raise_limits():
             memlock.compile_library(self._limit_library)
-        write_platform_root(self.platform_root, self._capacity)
+        write_platform_root(self.platform_root, self.kind)
+        write_descriptors(self.firmware_descriptors, self.kind)
         self.firmware_slots.show()
 
     def _remove(self) -> None:
-        for name in ("run", "dev", "real", "monitors", "slots"):
+        for name in ("run", "dev", "real", "monitors", "slots", "failures"):
             shutil.rmtree(self.directory / name, ignore_errors=True)
         (self.directory / "namespace.pid").unlink(missing_ok=True)
 
@@ -159,7 +174,7 @@ class ComputeHost:
 
     @property
     def _capacity(self) -> dict[str, int]:
-        return {"sev": self.slots, "sev_es": 0}
+        return self.kind.capacity(self.slots)
 
     @property
     def _limit_library(self) -> Path:
@@ -197,7 +212,13 @@ class ComputeHost:
 
     def _write_scripts(self) -> None:
         bound = {target: self.directory / source for target, source in _BOUND.items()}
-        hold = holder_script(name=self.name, directories=bound, emulator=self._wrapper, host=self.directory)
+        hold = holder_script(
+            name=self.name,
+            directories=bound,
+            emulator=self._wrapper,
+            host=self.directory,
+            sev=self.kind is not Kind.NONE,
+        )
         _replace(self.directory / "bin/hold", hold)
         _replace(self.directory / "bin/enter", enter_script(self.directory))
 
@@ -215,7 +236,9 @@ class ComputeHost:
         compileall.compile_dir(shim / "emulator", quiet=2)
         settings = {
             "identity": self._identity.hex(),
+            "kind": self.kind.value,
             "capacity": self._capacity,
+            "failures": str(self.directory / "failures"),
             "slots": str(self.directory / "slots"),
             "misc": str(self.platform_root / MISC_DIRECTORY),
             "monitors": str(self.directory / "monitors"),
@@ -264,7 +287,7 @@ class ComputeHost:
             process.kill()
             await process.wait()
             raise
-        return (b"<sev supported='yes'>" if self.slots else b"<domainCapabilities>") in output
+        return (b"<domainCapabilities>" if self.kind is Kind.NONE else b"<sev supported='yes'>") in output
 
 
 def _replace(path: Path, content: str, *, mode: int = 0o644) -> None:

@@ -14,10 +14,11 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "net/tun", "vhost
 EMULATOR = Path("/usr/bin/qemu-system-x86_64")
 
 
-def holder_script(*, name: str, directories: Mapping[Path, Path], emulator: Path, host: Path) -> str:
+def holder_script(*, name: str, directories: Mapping[Path, Path], emulator: Path, host: Path, sev: bool = True) -> str:
     """The script that makes the namespaces' mounts, writes its pid to ``host``/namespace.pid and then waits.
 
-    ``directories`` are bound, target by source; ``emulator`` takes QEMU's place, and ``host``/real shows the real one.
+    ``directories`` are bound, target by source; ``emulator`` takes QEMU's place, and ``host``/real shows the real one;
+    ``sev`` says whether there is a device of the secure processor.
     It must run in new mount and UTS namespaces. Its arguments are lines of shell that each start of ``emulator`` reads.
     """
     quoted = shlex.quote(str(host))
@@ -39,7 +40,7 @@ def holder_script(*, name: str, directories: Mapping[Path, Path], emulator: Path
             for target, source in directories.items()
             for line in (f"mkdir -p {_q(target)}", f"mount --bind {_q(source)} {_q(target)}")
         ),
-        *_device_lines(host / "dev"),
+        *_device_lines(host / "dev", sev=sev),
         'echo "$$" > namespace.pid.new',
         "mv namespace.pid.new namespace.pid",
         "exec sleep infinity",
@@ -53,10 +54,10 @@ def enter_script(host: Path) -> str:
     return f'#!/bin/sh\nexec nsenter --target "$(cat {_q(host / "namespace.pid")})" --mount --uts --root -- "$@"\n'
 
 
-def _device_lines(dev: Path) -> list[str]:
+def _device_lines(dev: Path, *, sev: bool) -> list[str]:
     """A ``/dev`` of the host's own, with a ``sev`` that the machine's other processes do not see."""
     quoted = _q(dev)
-    lines = [f"mount -t tmpfs -o mode=755,size=1m none {quoted}", f"mkdir {quoted}/net", f"touch {quoted}/sev"]
+    lines = [f"mount -t tmpfs -o mode=755,size=1m none {quoted}", f"mkdir {quoted}/net"]
     lines += [
         f"if [ -L /dev/{name} ]; then cp -P /dev/{name} {quoted}/{name}\n"
         f"elif [ -d /dev/{name} ]; then mkdir {quoted}/{name}; mount --bind /dev/{name} {quoted}/{name}\n"
@@ -65,7 +66,9 @@ def _device_lines(dev: Path) -> list[str]:
     ]
     # A node bound alone does not find its file system of terminals; the file system's own one does.
     lines.append(f"ln -s pts/ptmx {quoted}/ptmx")
-    return [*lines, f"mount --bind /dev/null {quoted}/sev", f"mount --rbind {quoted} /dev"]
+    if sev:
+        lines += [f"touch {quoted}/sev", f"mount --bind /dev/null {quoted}/sev"]
+    return [*lines, f"mount --rbind {quoted} /dev"]
 
 
 def _q(path: Path) -> str:

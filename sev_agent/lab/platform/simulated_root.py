@@ -1,36 +1,55 @@
-"""The files below ``/sys``, ``/proc``, ``/boot`` and ``/dev`` that a SEV host shows."""
+"""The files below ``/sys``, ``/proc``, ``/boot`` and ``/dev`` that a host shows, with SEV or without."""
 
 import os
 import stat
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+from sev_agent.lab.platform.emulator.kind import Kind
 
 MISC_DIRECTORY = Path("sys/fs/cgroup")
 """Where, below the root, ``misc.capacity`` and ``misc.current`` lie."""
 
 _KERNEL = "6.12.0-sev-lab-amd64"
-_PROCESSOR = """processor\t: {number}
-vendor_id\t: AuthenticAMD
-cpu family\t: 25
-model\t\t: 1
-model name\t: AMD EPYC 7543 32-Core Processor (simulated)
-stepping\t: 1
-flags\t\t: fpu vme de pse tsc msr pae mce cx8 apic sep svm npt nrip_save decodeassists sme sev sev_es
-address sizes\t: 48 bits physical, 48 bits virtual
-
-"""
+_BASE_FLAGS = "fpu vme de pse tsc msr pae mce cx8 apic sep"
 
 
-def write_platform_root(root: Path, capacity: Mapping[str, int]) -> None:
-    """Make ``root`` show a host with SEV. ``capacity`` counts guests by the misc controller's keys. Blocks."""
-    snp = "N"
-    files = {
+@dataclass(frozen=True, slots=True)
+class _Processor:
+    vendor: str
+    family: int
+    model: int
+    name: str
+    flags: str
+
+
+_PROCESSORS = {
+    Kind.NONE: _Processor("GenuineIntel", 6, 85, "Intel(R) Xeon(R) Gold 6230 CPU", "vmx ept vpid"),
+    Kind.SEV: _Processor("AuthenticAMD", 23, 1, "AMD EPYC 7551 32-Core Processor", "svm npt sme sev"),
+    Kind.SEV_ES: _Processor("AuthenticAMD", 23, 49, "AMD EPYC 7502 32-Core Processor", "svm npt sme sev sev_es"),
+    Kind.SEV_SNP: _Processor(
+        "AuthenticAMD", 25, 1, "AMD EPYC 7543 32-Core Processor", "svm npt sme sev sev_es sev_snp"
+    ),
+}
+
+
+def write_platform_root(root: Path, kind: Kind) -> None:
+    """Make ``root`` show a host of ``kind``. Blocks."""
+    for name, content in (_common(kind) | _parameters(kind)).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (root / MISC_DIRECTORY).mkdir(parents=True, exist_ok=True)
+    if kind is not Kind.NONE:
+        _device(root / "dev/sev")
+
+
+def _common(kind: Kind) -> dict[str, str]:
+    options = "" if kind is Kind.NONE else " mem_encrypt=on kvm_amd.sev=1"
+    return {
         "SIMULATED": "A simulated SEV platform of a sev-agent lab: no memory is encrypted.\n",
-        "sys/module/kvm_amd/parameters/sev": _flag(capacity.get("sev", 0)),
-        "sys/module/kvm_amd/parameters/sev_es": _flag(capacity.get("sev_es", 0)),
-        "sys/module/kvm_amd/parameters/sev_snp": f"{snp}\n",
-        "proc/cmdline": f"BOOT_IMAGE=/boot/vmlinuz-{_KERNEL} root=/dev/sda1 ro mem_encrypt=on kvm_amd.sev=1\n",
-        "proc/cpuinfo": "".join(_PROCESSOR.format(number=number) for number in range(os.cpu_count() or 1)),
+        "proc/cmdline": f"BOOT_IMAGE=/boot/vmlinuz-{_KERNEL} root=/dev/sda1 ro{options}\n",
+        "proc/cpuinfo": _cpuinfo(_PROCESSORS[kind]),
         "proc/sys/kernel/osrelease": f"{_KERNEL}\n",
         f"boot/config-{_KERNEL}": (
             "CONFIG_AMD_MEM_ENCRYPT=y\n"
@@ -41,16 +60,24 @@ def write_platform_root(root: Path, capacity: Mapping[str, int]) -> None:
             "CONFIG_KVM_AMD_SEV=y\n"
         ),
     }
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    (root / MISC_DIRECTORY).mkdir(parents=True, exist_ok=True)
-    _device(root / "dev/sev")
 
 
-def _flag(count: int) -> str:
-    return "Y\n" if count else "N\n"
+def _parameters(kind: Kind) -> dict[str, str]:
+    return {f"sys/module/kvm_amd/parameters/{name}": "Y\n" if on else "N\n" for name, on in kind.parameters.items()}
+
+
+def _cpuinfo(processor: _Processor) -> str:
+    lines = (
+        f"vendor_id\t: {processor.vendor}",
+        f"cpu family\t: {processor.family}",
+        f"model\t\t: {processor.model}",
+        f"model name\t: {processor.name} (simulated)",
+        "stepping\t: 1",
+        f"flags\t\t: {_BASE_FLAGS} {processor.flags}",
+        "address sizes\t: 48 bits physical, 48 bits virtual",
+    )
+    text = "\n".join(lines)
+    return "".join(f"processor\t: {number}\n{text}\n\n" for number in range(os.cpu_count() or 1))
 
 
 def _device(path: Path) -> None:

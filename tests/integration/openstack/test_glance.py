@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sev_agent.config import ServiceSection
 from sev_agent.lab.accounts import service_user
 from sev_agent.lab.openstack import OpenStack
-from sev_agent.openstack.glance import CHUNK, Glance, ImageNotFound, ImageWithoutData
+from sev_agent.openstack.glance import CHUNK, Glance, ImageAmbiguous, ImageNotFound, ImageWithoutData
 from sev_agent.openstack.identity import AuthenticationFailed, EndpointMissing, KeystoneIdentity
 
 
@@ -110,6 +110,38 @@ async def test_set_properties(glance: Glance) -> None:
     assert tagged.properties == {"a": "1", "b": "3", "hw_mem_encryption": "True"}
     assert (await glance.get_image(created.id)).properties == tagged.properties
     await glance.delete_image(created.id)
+
+
+async def test_remove_a_property(glance: Glance) -> None:
+    """A property can be removed in the same change that sets another."""
+    created = await glance.create_image("tagged", disk_format="qcow2", properties={"a": "1", "b": "2"})
+    assert (await glance.set_properties(created.id, {"a": None, "b": "3"})).properties == {"b": "3"}
+    await glance.delete_image(created.id)
+
+
+@pytest.mark.parametrize("name", ["find me", "a,b", "in:a,b", 'the "best" \\ image', "größer", "x=1&y=2"])
+async def test_find_by_name(glance: Glance, name: str) -> None:
+    """An image is found by its identifier and by its name, whatever is in it; others of like names are not meant."""
+    others = [await glance.create_image(other, disk_format="qcow2") for other in (f"{name}2", "a", "b")]
+    created = await glance.create_image(name, disk_format="qcow2")
+    assert (await glance.find_image(name)).id == created.id
+    assert (await glance.find_image(str(created.id))).name == name
+    for image in (created, *others):
+        await glance.delete_image(image.id)
+
+
+async def test_find_needs_one(glance: Glance) -> None:
+    """A name that nobody or several have is an error; the latter names them."""
+    with pytest.raises(ImageNotFound, match="no such image"):
+        await glance.find_image("no such image")
+    with pytest.raises(ImageNotFound):
+        await glance.find_image(str(uuid4()))
+    both = [await glance.create_image("twice", disk_format="qcow2") for _ in range(2)]
+    with pytest.raises(ImageAmbiguous) as caught:
+        await glance.find_image("twice")
+    assert all(str(image.id) in caught.value.message for image in both)
+    for image in both:
+        await glance.delete_image(image.id)
 
 
 async def test_missing(glance: Glance) -> None:

@@ -67,6 +67,73 @@ def test_answers(flavor: str | None, image: str | None, code: str) -> None:
     assert not error.retryable
 
 
+@pytest.mark.parametrize(
+    ("flavor", "image", "text"),
+    [
+        ("true", "true", None),
+        (
+            None,
+            "true",
+            (
+                "flavor property 'hw:mem_encryption' is not set, but must be true"
+                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
+            ),
+        ),
+        (
+            "true",
+            None,
+            (
+                "image property 'hw_mem_encryption' is not set, but must be true"
+                " (openstack image set --property hw_mem_encryption=true IMAGE)"
+            ),
+        ),
+        (
+            "true",
+            "false",
+            (
+                "image property 'hw_mem_encryption' is 'false', but must be true:"
+                " flavor property 'hw:mem_encryption' is 'true', the opposite"
+                " (openstack image set --property hw_mem_encryption=true IMAGE)"
+            ),
+        ),
+        (
+            "false",
+            "true",
+            (
+                "flavor property 'hw:mem_encryption' is 'false', but must be true:"
+                " image property 'hw_mem_encryption' is 'true', the opposite"
+                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
+            ),
+        ),
+        (
+            None,
+            None,
+            (
+                "flavor property 'hw:mem_encryption' is not set, but must be true"
+                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
+            ),
+        ),
+        (
+            "false",
+            "false",
+            (
+                "flavor property 'hw:mem_encryption' is 'false', but must be true"
+                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
+            ),
+        ),
+    ],
+)
+def test_seven_combinations(flavor: str | None, image: str | None, text: str | None) -> None:
+    """The seven combinations of flavor and image that the method distinguishes: one is accepted, six have a text."""
+    extra_specs = {} if flavor is None else {"hw:mem_encryption": flavor}
+    properties = {"hw_firmware_type": "uefi"} | ({} if image is None else {"hw_mem_encryption": image})
+    if text is None:
+        encryption_request(extra_specs, properties)
+        return
+    caught = refusal(extra_specs, properties)
+    assert str(caught) == f"{caught.field}: {text}"
+
+
 def test_conflict_names_both() -> None:
     """Opposite answers are told with both properties and both answers."""
     text = str(refusal(FLAVOR, IMAGE | {"hw_mem_encryption": "no"}))

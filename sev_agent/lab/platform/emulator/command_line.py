@@ -5,13 +5,24 @@ from typing import NamedTuple
 
 
 class Launch(NamedTuple):
-    """The SEV object that a command line asks for, and what the firmware would measure."""
+    """The SEV object that a command line asks for, and what the firmware would measure.
+
+    ``firmware`` is the file with the firmware's code; ``is_flash`` says whether it is mapped as flash or as memory.
+    """
 
     kind: str
     policy: int
     firmware: str
     name: str
     uuid: str
+    is_flash: bool = True
+    cbitpos: int = 51
+    kernel: str = ""
+    kernel_hashes: bool = False
+
+    @property
+    def is_snp(self) -> bool:
+        return self.kind == _SNP
 
 
 class Monitor(NamedTuple):
@@ -29,7 +40,8 @@ class CommandLine(NamedTuple):
     launch: Launch | None
 
 
-LAUNCH_OBJECTS = frozenset({"sev-guest", "sev-snp-guest"})
+_SNP = "sev-snp-guest"
+LAUNCH_OBJECTS = frozenset({"sev-guest", _SNP})
 _MONITOR = "charmonitor"
 
 
@@ -81,14 +93,23 @@ def _launch_object(value: str) -> dict[str, object] | None:
 
 
 def _launch(properties: dict[str, object], plain: dict[str, str], firmware: str) -> Launch:
-    policy = properties.get("policy", 1)
+    kind = str(properties["qom-type"])
     return Launch(
-        kind=str(properties["qom-type"]),
-        policy=policy if isinstance(policy, int) else int(str(policy), 0),
+        kind=kind,
+        # QEMU's own defaults.
+        policy=_number(properties.get("policy", 0x30000 if kind == _SNP else 1)),
         firmware=firmware,
         name=_named(plain.get("-name", ""), "guest"),
         uuid=plain.get("-uuid", ""),
+        is_flash=bool(firmware) and "-bios" not in plain,
+        cbitpos=_number(properties.get("cbitpos", 0)),
+        kernel=plain.get("-kernel", ""),
+        kernel_hashes=properties.get("kernel-hashes") in {True, "on", "yes", "true"},
     )
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else int(str(value), 0)
 
 
 def _machine(value: str) -> str:

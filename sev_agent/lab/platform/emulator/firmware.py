@@ -1,7 +1,7 @@
-"""The secure processor's answers: who may launch, and what the monitor is told of a launched guest.
+"""The secure processor's answers: what the monitor is told of the platform, and of a guest that was launched.
 
-After AMD's "Secure Encrypted Virtualization API" (document 55766), chapters 2, 3 and 6, and QEMU's
-``target/i386/sev.c``, whose texts a failure bears.
+After AMD's "Secure Encrypted Virtualization API" (document 55766), chapters 2, 3 and 6, its "SEV Secure Nested Paging
+Firmware ABI" (document 56860), and the types in QEMU's ``qapi/misc-i386.json``.
 """
 
 import base64
@@ -9,66 +9,21 @@ import hashlib
 import hmac
 import os
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from .command_line import Launch
+from .failures import LaunchError
+from .kind import Kind
+from .launch import API_MAJOR, API_MINOR, C_BIT_POSITION, check_run
 
-API_MAJOR = 1
-API_MINOR = 55
 BUILD_ID = 21
-C_BIT_POSITION = 51
 REDUCED_PHYSICAL_BITS = 1
 
-_POLICY_ES = 1 << 2
-_POLICY_RESERVED = 0xFFC0
 _MEASURED = b"\x04"
 
 _CERTIFICATE_SIZE = 2084
 _CERTIFICATE_ALGORITHM = 0x0102
 _PDH, _PEK, _OCA, _CEK = 0x1003, 0x1002, 0x1001, 0x1004
-
-
-class LaunchError(Exception):
-    """The firmware or KVM refuses a launch; the arguments are the lines that QEMU writes then."""
-
-
-class Generation(NamedTuple):
-    """How one generation is launched: the slot pool it uses and the name that QEMU's text gives it."""
-
-    pool: str
-    title: str
-
-
-def generation(launch: Launch) -> Generation:
-    if launch.kind == "sev-snp-guest":
-        return Generation("sev_es", "SEV-SNP")
-    return Generation("sev_es", "SEV-ES") if launch.policy & _POLICY_ES else Generation("sev", "SEV")
-
-
-def check(launch: Launch, capacity: dict[str, int]) -> Generation:
-    """The generation to launch. Raises ``LaunchError`` as QEMU, KVM or the firmware's LAUNCH_START refuses it."""
-    wanted = generation(launch)
-    if not capacity.get(wanted.pool):
-        reason = f"guest policy requires {wanted.title}, but host {wanted.title} support unavailable"
-        raise LaunchError(f"sev_common_kvm_init: {reason}", *_failed())
-    if launch.kind == "sev-guest":
-        required = ((launch.policy >> 16) & 0xFF, (launch.policy >> 24) & 0xFF)
-        if launch.policy & _POLICY_RESERVED or required > (API_MAJOR, API_MINOR):
-            raise LaunchError(
-                "sev_launch_start: LAUNCH_START ret=1 fw_error=7 'Policy is not allowed'",
-                "sev_common_kvm_init: failed to create encryption context",
-                *_failed(),
-            )
-    return wanted
-
-
-def no_slot() -> LaunchError:
-    """Every ASID is in use: KVM_SEV_INIT gives EBUSY."""
-    return LaunchError("sev_common_kvm_init: failed to initialize ret=-16 fw_error=0 ''", *_failed())
-
-
-def _failed() -> tuple[str, ...]:
-    return ("failed to initialize kvm: Operation not permitted",)
 
 
 class Platform:
@@ -95,7 +50,7 @@ class Platform:
         )
 
     def observe(self, command: str) -> None:
-        """Take note of a command that QEMU itself carries out."""
+        """Take note of a command that QEMU itself carries out. Raises ``LaunchError`` where QEMU would end over it."""
 
     def _certificate(self, usage: int) -> bytes:
         """A certificate's frame (appendix C of the document) around bytes that are no key: simulated."""
@@ -111,31 +66,33 @@ class Absent(Platform):
     commands = frozenset()
 
 
-class SevGuest(Platform):
-    """A guest of the first two generations, measured by the firmware and then run."""
+class Guest(Platform):
+    """What all generations have: a guest that was launched, and has not run yet.
 
-    commands = Platform.commands | {"query-sev", "query-sev-launch-measure"}
+    ``late`` is a failure that shows when its virtual CPUs first run: QEMU finishes the launch then.
+    """
 
-    def __init__(self, identity: bytes, launch: Launch, handle: int) -> None:
+    commands = Platform.commands | {"query-sev"}
+    unfinished: ClassVar[str]
+    """QEMU's name of the state that the guest is in until then."""
+
+    def __init__(self, identity: bytes, launch: Launch, *, late: LaunchError | None = None) -> None:
         super().__init__(identity)
         self._launch = launch
-        self._handle = handle
+        self._late = late
         self._running = False
-        self._integrity_key = os.urandom(16)
-        self._nonce = os.urandom(16)
 
     def answer(self, command: str) -> dict[str, Any]:
-        match command:
-            case "query-sev":
-                return _value(self._status())
-            case "query-sev-launch-measure":
-                return _value({"data": _text(self._measurement())})
-            case _:
-                return super().answer(command)
+        return _value(self._status()) if command == "query-sev" else super().answer(command)
 
     def observe(self, command: str) -> None:
-        # QEMU calls LAUNCH_FINISH when the virtual CPUs first run; libvirt starts every guest paused.
-        self._running = self._running or command == "cont"
+        # libvirt starts every guest paused.
+        if command != "cont" or self._running:
+            return
+        check_run(self._launch)
+        if self._late is not None:
+            raise self._late
+        self._running = True
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -143,11 +100,29 @@ class SevGuest(Platform):
             "api-major": API_MAJOR,
             "api-minor": API_MINOR,
             "build-id": BUILD_ID,
-            "state": "running" if self._running else "launch-secret",
-            "sev-type": "sev",
-            "policy": self._launch.policy,
-            "handle": self._handle,
+            "state": "running" if self._running else self.unfinished,
         }
+
+
+class SevGuest(Guest):
+    """A guest of the first two generations, measured by the firmware and then run."""
+
+    commands = Guest.commands | {"query-sev-launch-measure"}
+    unfinished = "launch-secret"
+
+    def __init__(self, identity: bytes, launch: Launch, handle: int, *, late: LaunchError | None = None) -> None:
+        super().__init__(identity, launch, late=late)
+        self._handle = handle
+        self._integrity_key = os.urandom(16)
+        self._nonce = os.urandom(16)
+
+    def answer(self, command: str) -> dict[str, Any]:
+        if command == "query-sev-launch-measure":
+            return _value({"data": _text(self._measurement())})
+        return super().answer(command)
+
+    def _status(self) -> dict[str, Any]:
+        return {**super()._status(), "sev-type": "sev", "policy": self._launch.policy, "handle": self._handle}
 
     def _measurement(self) -> bytes:
         """LAUNCH_MEASURE (chapter 6.5): an HMAC over the launch, then its nonce; 48 bytes.
@@ -160,45 +135,28 @@ class SevGuest(Platform):
         return hmac.digest(self._integrity_key, message, "sha256") + self._nonce
 
 
-class SnpGuest(Platform):
-    """A guest of the third generation: measured too, but only the guest itself can ask for the report."""
+class SnpGuest(Guest):
+    """A guest of the third generation: measured too, but only the guest itself can ask for the report.
 
-    commands = Platform.commands | {"query-sev"}
+    So its monitor answers no question about the measurement, and QEMU says that it is not available.
+    """
 
-    def __init__(self, identity: bytes, launch: Launch) -> None:
-        super().__init__(identity)
-        self._launch = launch
-        self._running = False
+    unfinished = "launch-update"
 
-    def answer(self, command: str) -> dict[str, Any]:
-        if command != "query-sev":
-            return super().answer(command)
-        return _value(
-            {
-                "enabled": True,
-                "api-major": API_MAJOR,
-                "api-minor": API_MINOR,
-                "build-id": BUILD_ID,
-                "state": "running" if self._running else "launch-update",
-                "sev-type": "sev-snp",
-                "snp-policy": self._launch.policy,
-            }
-        )
-
-    def observe(self, command: str) -> None:
-        self._running = self._running or command == "cont"
+    def _status(self) -> dict[str, Any]:
+        return {**super()._status(), "sev-type": "sev-snp", "snp-policy": self._launch.policy}
 
 
-def host(identity: bytes, capacity: dict[str, int]) -> Platform:
+def host(identity: bytes, kind: Kind) -> Platform:
     """The firmware's side of a QEMU that launches nothing."""
-    return Platform(identity) if any(capacity.values()) else Absent(identity)
+    return Absent(identity) if kind is Kind.NONE else Platform(identity)
 
 
-def guest(identity: bytes, launch: Launch, handle: int) -> Platform:
+def guest(identity: bytes, launch: Launch, handle: int, *, late: LaunchError | None = None) -> Platform:
     """The firmware's side of a guest that has been launched."""
-    if launch.kind == "sev-snp-guest":
-        return SnpGuest(identity, launch)
-    return SevGuest(identity, launch, handle)
+    if launch.is_snp:
+        return SnpGuest(identity, launch, late=late)
+    return SevGuest(identity, launch, handle, late=late)
 
 
 def _content(path: str) -> bytes:

@@ -175,7 +175,10 @@ class Session:
 
 
 def serve(listener: socket.socket, connect: Callable[[], socket.socket], platform: Platform, life: int) -> None:
-    """Serve one client after the other, as QEMU does, until ``life`` becomes ready: QEMU has ended."""
+    """Serve one client after the other, as QEMU does, until ``life`` becomes ready: QEMU has ended.
+
+    Raises ``LaunchError`` when the client asks for what ends in one; its connection is left open then.
+    """
     session: Session | None = None
     listener.settimeout(0)
     while True:
@@ -192,6 +195,13 @@ def serve(listener: socket.socket, connect: Callable[[], socket.socket], platfor
                 _drain(session)
                 _last_words(session)
             return
+
+
+def wait(life: int) -> None:
+    """Return when ``life`` becomes ready."""
+    poll = select.poll()
+    poll.register(life, select.POLLIN)
+    poll.poll()
 
 
 def _poll(listener: socket.socket, session: Session | None, life: int) -> list[tuple[int, int]]:

@@ -3,15 +3,19 @@
 libvirt's pid, signals and exit status are then QEMU's own. The stand is a process beside it, which ends with it.
 """
 
+import datetime as dt
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from . import firmware, monitor
+from . import firmware, launch, monitor
 from .command_line import CommandLine, Launch, Monitor, rewrite
+from .failures import Armed, LaunchError, Stage
+from .kind import Kind
 from .slots import NoSlotError, Slots
 
 _PROGRAM = "qemu-system-x86_64"
@@ -24,8 +28,9 @@ class Shim:
     def __init__(self, directory: str) -> None:
         settings = json.loads((Path(directory) / "settings.json").read_text())
         self._identity = bytes.fromhex(settings["identity"])
-        self._capacity: dict[str, int] = settings["capacity"]
-        self._slots = Slots(Path(settings["slots"]), self._capacity, Path(settings["misc"]))
+        self._kind = Kind(settings["kind"])
+        self._slots = Slots(Path(settings["slots"]), settings["capacity"], Path(settings["misc"]))
+        self._armed = Armed(Path(settings["failures"]))
         self._monitors = Path(settings["monitors"])
         self._emulator: str = settings["emulator"]
         self._data: list[str] = settings["data"]
@@ -41,40 +46,63 @@ class Shim:
             self._become_qemu(arguments)
         try:
             platform, slot = self._launch(line.launch)
-        except firmware.LaunchError as error:
+        except LaunchError as error:
             path.unlink()
-            _fail(error)
+            _say(_NOTE)
+            _tell(error, line)
+            sys.exit(1)
         client = _client_socket(line.monitor)
         life, held = _life(line)
         if _fork_stand():
-            self._serve(client, path, platform, life, launched=slot is not None)
+            self._serve(client, path, platform, life, line)
         client.close()
         for descriptor in (listening.fileno(), held, slot):
             if descriptor is not None:
                 os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no name
         self._become_qemu(line.arguments)
 
-    def _launch(self, launch: Launch | None) -> tuple[firmware.Platform, int | None]:
-        if launch is None:
-            return firmware.host(self._identity, self._capacity), None
-        generation = firmware.check(launch, self._capacity)
-        guest = {"pid": os.getpid(), "name": launch.name, "uuid": launch.uuid, "policy": launch.policy}
+    def _launch(self, wanted: Launch | None) -> tuple[firmware.Platform, int | None]:
+        """Take a slot for the guest, if it is one. Raises ``LaunchError``."""
+        if wanted is None:
+            return firmware.host(self._identity, self._kind), None
+        launch.check_host(wanted, self._kind)
+        failure = self._armed.take()
+        late = None
+        if failure is not None:
+            late = failure.error(snp=wanted.is_snp)
+            if failure.stage_for(snp=wanted.is_snp) is not Stage.FINISH:
+                raise late
+        generation = launch.generation(wanted)
+        guest = {"pid": os.getpid(), "name": wanted.name, "uuid": wanted.uuid, "policy": wanted.policy}
         try:
             slot, handle = self._slots.take(generation.pool, guest)
         except NoSlotError:
-            raise firmware.no_slot() from None
-        _say(f"{_NOTE} ({generation.title}, policy {launch.policy:#x}, handle {handle})")
-        return firmware.guest(self._identity, launch, handle), slot
+            raise launch.no_slot() from None
+        try:
+            launch.check_guest(wanted, self._kind)
+        except LaunchError:
+            os.close(slot)
+            self._slots.show()
+            raise
+        _say(f"{_NOTE} ({generation.title}, policy {wanted.policy:#x}, handle {handle})")
+        return firmware.guest(self._identity, wanted, handle, late=late), slot
 
     def _serve(
-        self, client: socket.socket, path: Path, platform: firmware.Platform, life: int, *, launched: bool
+        self, client: socket.socket, path: Path, platform: firmware.Platform, life: int, line: CommandLine
     ) -> NoReturn:
         # Nothing else that libvirt or QEMU passed on may stay open here: the readers of its pipes wait for their end.
         # Only a guest's log is kept; where libvirt probes, it waits for the end of that one too.
+        launched = line.launch is not None
         _keep_only({client.fileno(), life, *([2] if launched else [])})
         status = 1
         try:
-            monitor.serve(client, lambda: _connect(path), platform, life)
+            try:
+                monitor.serve(client, lambda: _connect(path), platform, life)
+            except LaunchError as error:
+                _tell(error, line)
+                # Its exit status is not QEMU's then, and nobody asks for it.
+                signal.pidfd_send_signal(life, signal.SIGKILL)
+                monitor.wait(life)
             path.unlink()
             if launched:
                 self._slots.show()
@@ -161,12 +189,13 @@ def _keep_only(kept: set[int]) -> None:
     os.close(null)
 
 
-def _fail(error: firmware.LaunchError) -> NoReturn:
-    _say(_NOTE)
+def _tell(error: LaunchError, line: CommandLine) -> None:
+    """Write what QEMU would, in its form: with the time where it was told so."""
+    stamped = ("-msg", "timestamp=on") in zip(line.arguments, line.arguments[1:], strict=False)
     for text in error.args:
-        sys.stderr.write(f"{_PROGRAM}: -accel kvm: {text}\n")
+        now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z ") if stamped else ""
+        sys.stderr.write(f"{now}{_PROGRAM}: {text}\n")
     sys.stderr.flush()
-    sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-POOLS = ("sev", "sev_es")
-"""Keys of the kernel's misc cgroup controller; SEV-ES and SEV-SNP share the second."""
+from .kind import POOLS
 
 
 class NoSlotError(Exception):

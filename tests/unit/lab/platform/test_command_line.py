@@ -54,6 +54,17 @@ def test_a_start_says_what_is_launched() -> None:
     )
 
 
+def test_a_launch_from_memory_is_known() -> None:
+    """A SEV-SNP guest's firmware is mapped as memory; its object goes the way of the others'."""
+    snp = '{"qom-type":"sev-snp-guest","id":"lsec0","cbitpos":51,"policy":196608,"kernel-hashes":true}'
+    line = rewrite(["-bios", "/usr/share/ovmf/OVMF.fd", "-kernel", "/boot/vmlinuz", "-object", snp], 3)
+    assert line.arguments == ["-bios", "/usr/share/ovmf/OVMF.fd", "-kernel", "/boot/vmlinuz"]
+    launch = line.launch
+    assert launch is not None
+    assert (launch.is_snp, launch.policy, launch.firmware) == (True, 0x30000, "/usr/share/ovmf/OVMF.fd")
+    assert (launch.is_flash, launch.kernel, launch.kernel_hashes) == (False, "/boot/vmlinuz", True)
+
+
 def test_a_probe_listens_where_libvirt_will_ask() -> None:
     """The path of the monitor is taken over, KVM is not offered, and the rest stays."""
     line = rewrite(PROBE, 3)

@@ -1,3 +1,5 @@
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +11,9 @@ from sev_agent.hypervisor.platform import read_platform
 from sev_agent.lab.host import Host
 from sev_agent.lab.platform import emulator
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.service import LabError
+from sev_agent.sev.generation import Generation
 
 
 async def test_shows_a_sev_platform(tmp_path: Path) -> None:
@@ -21,11 +25,37 @@ async def test_shows_a_sev_platform(tmp_path: Path) -> None:
     assert (platform.misc_capacity["sev"], platform.misc_current["sev"]) == (3, 0)
 
 
-async def test_a_host_without_slots_shows_no_sev(tmp_path: Path) -> None:
-    """A host with no slot is an ordinary host."""
-    host = ComputeHost(name="node1", directory=tmp_path, slots=0)
+@pytest.mark.parametrize(
+    ("kind", "parameters", "capacity"),
+    [
+        (Kind.NONE, (False, False, False), {"sev": 0, "sev_es": 0}),
+        (Kind.SEV, (True, False, False), {"sev": 3, "sev_es": 0}),
+        (Kind.SEV_ES, (True, True, False), {"sev": 3, "sev_es": 3}),
+        (Kind.SEV_SNP, (True, True, True), {"sev": 3, "sev_es": 3}),
+    ],
+)
+async def test_each_kind_shows_its_generations(
+    tmp_path: Path, kind: Kind, parameters: tuple[bool, ...], capacity: dict[str, int]
+) -> None:
+    """The kernel's parameters and counters of a host are those of its kind; without SEV there is no device either."""
+    host = ComputeHost(name="node1", directory=tmp_path, slots=3, kind=kind)
     await host.prepare()
-    assert not read_platform(host.platform_root).sev
+    platform = read_platform(host.platform_root)
+    assert (platform.sev, platform.sev_es, platform.sev_snp) == parameters
+    assert platform.misc_capacity == capacity
+    assert (host.platform_root / "dev/sev").exists() == (kind is not Kind.NONE)
+
+
+@pytest.mark.parametrize(("kind", "generation"), [(Kind.SEV_ES, Generation.SEV_ES), (Kind.SEV_SNP, Generation.SEV_SNP)])
+def test_a_host_has_firmware_for_its_generation(tmp_path: Path, kind: Kind, generation: Generation) -> None:
+    """Beside the distribution's descriptors lies one with the feature that theirs lack, whose files are there."""
+    host = ComputeHost(name="node1", directory=tmp_path, kind=kind)
+    asyncio.run(host.prepare())
+    (path,) = host.firmware_descriptors.glob("*.json")
+    described = json.loads(path.read_text())
+    mapping = described["mapping"]
+    assert generation.value in described["features"]
+    assert Path(mapping.get("filename") or mapping["executable"]["filename"]).is_file()
 
 
 async def test_preparing_again_counts_running_guests(tmp_path: Path) -> None:

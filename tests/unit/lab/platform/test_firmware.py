@@ -7,32 +7,12 @@ import pytest
 
 from sev_agent.lab.platform.emulator import firmware
 from sev_agent.lab.platform.emulator.command_line import Launch
-
-CAPACITY = {"sev": 2, "sev_es": 0}
+from sev_agent.lab.platform.emulator.failures import FAILURES, LaunchError
+from sev_agent.lab.platform.emulator.kind import Kind
 
 
 def launch(policy: int = 0x33, kind: str = "sev-guest", image: str = "") -> Launch:
     return Launch(kind=kind, policy=policy, firmware=image, name="guest", uuid="")
-
-
-def test_a_plain_policy_is_launched() -> None:
-    """The default policy of the field is a SEV guest's and takes a SEV slot."""
-    assert firmware.check(launch(), CAPACITY).pool == "sev"
-
-
-@pytest.mark.parametrize("policy", [0x0002_0033, 0x3801_0033, 0x73], ids=["major", "minor", "reserved"])
-def test_the_firmware_refuses_a_policy(policy: int) -> None:
-    """A policy that wants a newer interface, or sets a reserved bit, fails at LAUNCH_START with the firmware's code."""
-    with pytest.raises(firmware.LaunchError) as refused:
-        firmware.check(launch(policy), CAPACITY)
-    assert refused.value.args[0] == "sev_launch_start: LAUNCH_START ret=1 fw_error=7 'Policy is not allowed'"
-
-
-@pytest.mark.parametrize(("policy", "kind"), [(0x37, "sev-guest"), (0x30000, "sev-snp-guest")])
-def test_a_generation_that_the_host_lacks_is_refused(policy: int, kind: str) -> None:
-    """A guest of a generation without slots fails before the firmware is asked."""
-    with pytest.raises(firmware.LaunchError, match="support unavailable"):
-        firmware.check(launch(policy, kind), CAPACITY)
 
 
 def test_the_measurement_is_the_firmwares(tmp_path: Path) -> None:
@@ -61,10 +41,10 @@ def test_certificates_have_their_size() -> None:
     assert answers[0]["cpu0-id"] != answers[1]["cpu0-id"]
 
 
-def test_without_slots_there_is_no_sev() -> None:
+def test_without_a_platform_there_is_no_answer() -> None:
     """On a host without SEV, QEMU's own answer is not touched."""
-    assert firmware.host(b"host", {"sev": 0, "sev_es": 0}).commands == frozenset()
-    assert firmware.host(b"host", CAPACITY).commands == {"query-sev-capabilities"}
+    assert firmware.host(b"host", Kind.NONE).commands == frozenset()
+    assert firmware.host(b"host", Kind.SEV).commands == {"query-sev-capabilities"}
 
 
 def test_an_snp_guest_is_told_by_its_own_fields() -> None:
@@ -72,3 +52,21 @@ def test_an_snp_guest_is_told_by_its_own_fields() -> None:
     status = firmware.guest(b"host", launch(0x30000, "sev-snp-guest"), 1).answer("query-sev")["return"]
     assert (status["sev-type"], status["snp-policy"]) == ("sev-snp", 0x30000)
     assert "handle" not in status
+
+
+def test_a_guest_runs_from_its_first_command_to_continue() -> None:
+    """Before that a SEV guest may be given secrets, and says so."""
+    guest = firmware.guest(b"host", launch(), 1)
+    assert guest.answer("query-sev")["return"]["state"] == "launch-secret"
+    guest.observe("cont")
+    assert guest.answer("query-sev")["return"]["state"] == "running"
+
+
+def test_a_late_failure_shows_when_the_guest_is_to_run() -> None:
+    """What ends a launch at its finish does so at the first command to continue, and not before."""
+    late = FAILURES["bad-measurement"].error(snp=False)
+    guest = firmware.guest(b"host", launch(), 1, late=late)
+    guest.observe("query-status")
+    with pytest.raises(LaunchError, match="LAUNCH_FINISH"):
+        guest.observe("cont")
+    assert guest.answer("query-sev")["return"]["state"] == "launch-secret"

@@ -55,6 +55,15 @@ def test_a_pool_without_room_gives_nothing(slots: Slots) -> None:
         slots.take("sev_es", {})
 
 
+def test_pools_are_apart(tmp_path: Path) -> None:
+    """A full pool leaves the other's slots free."""
+    slots = Slots(tmp_path, {"sev": 1, "sev_es": 1}, tmp_path)
+    held = [slots.take(pool, {})[0] for pool in ("sev", "sev_es")]
+    assert (slots.used("sev"), slots.used("sev_es")) == (1, 1)
+    for descriptor in held:
+        os.close(descriptor)
+
+
 def test_a_killed_guest_frees_its_slot(slots: Slots, tmp_path: Path) -> None:
     """A slot is held by the program that the holder became, and is free when that is killed."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]

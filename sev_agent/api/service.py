@@ -1,0 +1,166 @@
+"""The API's daemon: its parts made and connected, in one place."""
+
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+import aiohttp
+import structlog
+
+from sev_agent import __version__
+from sev_agent.api.app import ComputeApi
+from sev_agent.api.caller import Authenticator, KeystoneAuthenticator, LoopbackAuthenticator
+from sev_agent.api.database import Database, DatabaseUnavailable
+from sev_agent.api.flavor_routes import FlavorRoutes
+from sev_agent.api.flavors import Flavors
+from sev_agent.api.keypair_routes import KeypairRoutes
+from sev_agent.api.keypairs import Keypairs
+from sev_agent.api.listener import Listener
+from sev_agent.api.metrics import ApiMetrics
+from sev_agent.api.routes import Route
+from sev_agent.config import ApiConfig
+from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.client import RpcClient
+from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.http import HttpEndpoints
+from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
+from sev_agent.openstack.tokens import KeystoneTokens
+from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
+
+log = structlog.stdlib.get_logger(__name__)
+
+_TASK_STOP_SECONDS = 5.0
+_BROKER_TASK = "broker"
+
+
+async def run_api(config: ApiConfig) -> None:
+    """Run the API until SIGTERM or SIGINT. Raises what made it stop otherwise."""
+    manager = ServiceManager(os.environ)
+    supervisor = Supervisor(
+        stop_timeout=config.api.stop_timeout + _TASK_STOP_SECONDS,
+        on_stop=lambda: manager.notify(STOPPING=1, STATUS="stopping"),
+    )
+    supervisor.stop_on_signals()
+    log.info("api.starting", version=__version__)
+    async with AsyncExitStack() as closing:
+        session = await closing.enter_async_context(aiohttp.ClientSession())
+        service = _Service(config, session, manager, supervisor)
+        closing.push_async_callback(service.database.close)
+        await service.prepare()
+        service.start()
+        await supervisor.wait()
+
+
+class _Service:
+    """Everything of one API process."""
+
+    def __init__(
+        self, config: ApiConfig, session: aiohttp.ClientSession, manager: ServiceManager, supervisor: Supervisor
+    ) -> None:
+        self._config = config
+        self._manager = manager
+        self._supervisor = supervisor
+        self._metrics = ApiMetrics()
+        dependencies = [Dependency.DATABASE, Dependency.BROKER]
+        if config.auth.type == "password":
+            dependencies.append(Dependency.KEYSTONE)
+        self._health = Health(dependencies, on_change=self._on_health)
+        self.database = Database(config.database)
+        self._broker = Broker(
+            config.messaging.url.get_secret_value(),
+            connection_name=f"sev-agent api, process {os.getpid()} on {socket.gethostname()}",
+            connect_timeout=config.messaging.connect_timeout,
+            reconnect_max=config.messaging.reconnect_max,
+            publish_timeout=config.messaging.publish_timeout,
+            on_change=self._on_broker,
+        )
+        self._rpc = RpcClient(self._broker, max_message_bytes=config.messaging.max_message_bytes)
+        identity, authenticator = self._identity(session)
+        del identity
+        api = ComputeApi(self._routes(), authenticator=authenticator, settings=config.api, metrics=self._metrics)
+        self._listener = Listener(api.app, config.api, on_listening=self._on_listening)
+        self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
+        self._observe()
+
+    async def prepare(self) -> None:
+        """Raises ``WrongRevision``. A database that is away is waited for later."""
+        try:
+            await self.database.check_revision()
+        except DatabaseUnavailable as error:
+            log.warning("api.database.away", error=str(error))
+
+    def start(self) -> None:
+        """Start every part; they are stopped in the reverse order: the listening socket first."""
+        parts = {
+            "database": self.database.watch(self._on_database),
+            _BROKER_TASK: self._broker.run(),
+            "rpc-replies": self._rpc.run(),
+            "http": self._http.run(),
+            "watchdog": feed_watchdog(self._manager, self._is_alive),
+            "api": self._listener.run(),
+        }
+        for name, work in parts.items():
+            self._supervisor.start(name, work)
+
+    def _routes(self) -> Iterable[Route]:
+        """Every group of routes; a new group is a line here."""
+        config = self._config
+        flavors = Flavors(self.database)
+        return (
+            *FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),
+            *KeypairRoutes(Keypairs(self.database), max_limit=config.api.max_limit).routes(),
+        )
+
+    def _identity(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
+        auth = self._config.auth
+        if auth.type == "none":
+            log.warning("api.without_keystone", listens_on=self._config.api.host, everyone_is="admin")
+            return NoIdentity(), LoopbackAuthenticator()
+        identity = KeystoneIdentity(session, auth, on_request=self._count_request)
+        tokens = KeystoneTokens(
+            session,
+            identity,
+            auth,
+            self._config.tokens,
+            on_request=self._count_request,
+            on_reached=self._on_keystone,
+        )
+        return identity, KeystoneAuthenticator(tokens)
+
+    def _count_request(self, service: str, method: str, status: int, seconds: float) -> None:
+        self._metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
+
+    def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        self._note(Dependency.BROKER, None if is_up else str(self._broker.fault or "connection lost"))
+
+    def _on_database(self, reason: str | None) -> None:
+        self._note(Dependency.DATABASE, reason)
+
+    def _on_keystone(self, reason: str | None) -> None:
+        self._note(Dependency.KEYSTONE, reason)
+
+    def _note(self, dependency: Dependency, reason: str | None) -> None:
+        if reason is None:
+            self._health.up(dependency)
+        else:
+            self._health.down(dependency, reason)
+
+    def _on_health(self) -> None:
+        if not self._supervisor.is_stopping:
+            self._manager.notify(STATUS=self._health.summary)
+
+    def _on_listening(self) -> None:
+        self._manager.notify(READY=1, STATUS=self._health.summary)
+
+    def _is_alive(self) -> bool:
+        return self._supervisor.is_running(_BROKER_TASK) and self._supervisor.is_running("api")
+
+    def _observe(self) -> None:
+        health = self._health
+        self._metrics.observe(
+            "sev_api_dependency_up",
+            "Whether the database, the broker and Keystone can be used.",
+            ("dependency",),
+            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
+        )

@@ -1,0 +1,29 @@
+"""``sev-agent db``: the API's database."""
+
+import typer
+
+from sev_agent.cli.api import DEFAULT_CONFIG, ConfigFile, read
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def _db() -> None:
+    """The API's database."""
+
+
+@app.command()
+def upgrade(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Make the tables, or bring them up to date. It may run while nothing else uses the database, and again."""
+    settings = read(config)
+    # Imported here: Alembic is for this command alone.
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from sev_agent.api.migrations import newest, upgrade_now  # noqa: PLC0415
+
+    try:
+        upgrade_now(settings.database)
+    except (SQLAlchemyError, OSError) as error:
+        typer.echo(f"sev-agent: the database cannot be upgraded: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"The database is at revision {newest()}.")

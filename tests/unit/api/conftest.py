@@ -1,0 +1,12 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.compute_api import InProcessApi, serving
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[InProcessApi]:
+    async with serving(tmp_path) as api:
+        yield api

@@ -1,0 +1,74 @@
+"""The document is what is served: every route is in it, and nothing else."""
+
+import re
+from typing import Any
+
+import aiohttp
+
+from sev_agent.api.app import PREFIX
+from tests.compute_api import InProcessApi
+
+_PROJECT = re.compile(r"^/v2\.1/\{project_id")
+
+
+async def described(api: InProcessApi) -> dict[str, Any]:
+    """The document, fetched as anybody can."""
+    async with aiohttp.ClientSession() as session, session.get(f"{api.url}/openapi.json") as answer:
+        assert answer.status == 200
+        assert answer.content_type == "application/json"
+        document: dict[str, Any] = await answer.json()
+        return document
+
+
+async def test_every_route_is_described(api: InProcessApi) -> None:
+    """What the server routes and what the document lists are the same, discovery and the document itself aside."""
+    served = set()
+    for route in api.api.app.router.routes():
+        resource = route.resource
+        assert resource is not None
+        path = resource.canonical
+        if path.startswith(f"{PREFIX}/") and path != f"{PREFIX}/" and not _PROJECT.match(path):
+            served.add((route.method, path))
+    document = await described(api)
+    listed = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert listed == {(method, path) for method, path in served if method != "HEAD"}
+
+
+async def test_operations_are_named_once(api: InProcessApi) -> None:
+    """Every operation has a summary, and an identifier of its own."""
+    document = await described(api)
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert all(operation["summary"].endswith(".") for operation in operations)
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+
+
+async def test_references_lead_somewhere(api: InProcessApi) -> None:
+    """Every reference in the document is to something in it."""
+    document = await described(api)
+
+    def check(value: Any) -> None:
+        match value:
+            case {"$ref": str(reference)}:
+                found: Any = document
+                for part in reference.removeprefix("#/").split("/"):
+                    found = found[part]
+            case dict():
+                for each in value.values():
+                    check(each)
+            case list():
+                for each in value:
+                    check(each)
+
+    check(document)
+
+
+async def test_parameters_are_described(api: InProcessApi) -> None:
+    """Path and query parameters, the body and the role stand in the operation."""
+    document = await described(api)
+    operation = document["paths"]["/v2.1/os-keypairs/{keypair_name}"]["delete"]
+    named = {(each["in"], each["name"], each["required"]) for each in operation["parameters"] if "name" in each}
+    assert named == {("path", "keypair_name", True), ("query", "user_id", False)}
+    assert operation["x-openstack"]["role"] == "member"
+    body = document["paths"]["/v2.1/os-keypairs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/CreateKeypair"}
+    assert document["components"]["schemas"]["CreateKeypair"]["required"] == ["keypair"]
