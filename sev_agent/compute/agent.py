@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
@@ -203,6 +204,7 @@ class _Agent:
             work_methods(self._instances, self._reconciler),
             concurrency=_WORK_CONCURRENCY,
             paused=True,
+            on_change=self._on_work,
         )
         self._queries = self._server(
             topology.query_queue(host),
@@ -256,7 +258,15 @@ class _Agent:
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
-    def _server(self, queue: topology.QueueSpec, methods: Any, *, concurrency: int, paused: bool = False) -> RpcServer:
+    def _server(
+        self,
+        queue: topology.QueueSpec,
+        methods: Any,
+        *,
+        concurrency: int,
+        paused: bool = False,
+        on_change: Callable[[bool], None] | None = None,
+    ) -> RpcServer:
         return RpcServer(
             self._broker,
             queue=queue,
@@ -266,6 +276,7 @@ class _Agent:
             handler_timeout=_HANDLER_SECONDS,
             stop_timeout=_TASK_STOP_SECONDS,
             paused=paused,
+            on_change=on_change,
             on_outcome=self._on_outcome,
             on_rejected=self._refused.tell,
         )
@@ -297,6 +308,13 @@ class _Agent:
             self._health.up(Dependency.BROKER)
         else:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
+
+    def _on_work(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        if is_consumed:
+            self._health.up(Dependency.WORK_QUEUE)
+        else:
+            reason = str(self._work.fault or "it is not consumed while this host cannot work")
+            self._health.down(Dependency.WORK_QUEUE, reason)
 
     def _on_health(self) -> None:
         self._gate.look()

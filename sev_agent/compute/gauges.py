@@ -20,7 +20,7 @@ def observe(
     """Have ``metrics`` read each part at every scrape."""
     metrics.observe(
         "sev_agent_dependency_up",
-        "Whether libvirt, the broker and Placement can be used.",
+        "Whether libvirt, the broker and Placement can be used, and whether the work queue is consumed.",
         ("dependency",),
         lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sev_agent.compute.record import RecordStore, State
 from sev_agent.crash_points import CrashPoint, reached
-from sev_agent.durable import write_durably
+from sev_agent.durable import discard_unfinished, write_durably
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.uninterrupted import in_thread, raise_if_cancelled
 
@@ -53,6 +53,7 @@ class HostBoot:
 
         Raises ``OSError`` where the file is there and cannot be read.
         """
+        discard_unfinished(self._file.parent)
         present = _boot_id(self._platform_root)
         last = self._read()
         if last is None or last.boot_id != present:

@@ -18,7 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sev_agent.compute.qcow2 import BadHeader, read_header
-from sev_agent.durable import sync_directory, write_durably
+from sev_agent.durable import discard_unfinished, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted, SevAgentError
 from sev_agent.messaging.spool import Letter
 from sev_agent.schema import Instance
@@ -200,6 +200,7 @@ class RecordStore:
             if not path.is_dir() or _discard_unaccepted(path):
                 continue
             try:
+                discard_unfinished(path)
                 record = _read(path)
             except (ValueError, OSError) as error:
                 self._set_aside(path, error)

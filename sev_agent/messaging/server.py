@@ -82,7 +82,8 @@ class RpcServer:
 
     A cast that is refused goes to ``sev_agent.dead`` with the reason in its headers, a call gets the reason as its
     reply; ``on_rejected`` is told of both. A fault of ours fails a call, and lets a cast come again until the queue's
-    delivery limit. ``paused`` says whether to start without a consumer. Times are seconds.
+    delivery limit. ``paused`` says whether to start without a consumer. ``on_change`` is told True once the broker has
+    the queue and its consumer, and False when not any more, and for every ``fault``. Times are seconds.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class RpcServer:
         version: str = schema.VERSION,
         namespace: str | None = None,
         paused: bool = False,
+        on_change: Callable[[bool], None] | None = None,
         on_outcome: OnOutcome | None = None,
         on_rejected: OnRejected | None = None,
     ) -> None:
@@ -110,12 +112,12 @@ class RpcServer:
         self._stop_timeout = stop_timeout
         self._version = version
         self._namespace = namespace
+        self._on_change = on_change
         self._on_outcome = on_outcome
         self._on_rejected = on_rejected
         self._wanted = asyncio.Event()
         if not paused:
             self._wanted.set()
-        self._consuming = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._interrupt = asyncio.Event()
@@ -123,18 +125,9 @@ class RpcServer:
         self._fault: SevAgentError | None = None
 
     @property
-    def is_consuming(self) -> bool:
-        return self._consuming.is_set()
-
-    @property
     def fault(self) -> SevAgentError | None:
         """Why the queue cannot be consumed just now, where that is known."""
         return self._fault
-
-    async def wait_consuming(self, timeout: float) -> None:
-        """Wait until the broker sees the consumer. Raises ``TimeoutError``."""
-        async with asyncio.timeout(timeout):
-            await self._consuming.wait()
 
     async def resume(self) -> None:
         """Consume from now on, as soon as the broker is there."""
@@ -166,6 +159,7 @@ class RpcServer:
                     delay = _RETRY_FIRST
                 except SevAgentError as error:
                     self._fault = error
+                    self._tell(is_consumed=False)
                     log.warning("rpc.consume.failed", queue=self._queue.name, error=str(error))
                     await asyncio.sleep(random.uniform(delay / 2, delay))
                     delay = min(delay * 2, _RETRY_MAX)
@@ -196,17 +190,21 @@ class RpcServer:
 
     async def _consume(self, queue: AbstractQueue, tag: str, interrupt: asyncio.Event) -> None:
         self._fault = None
-        self._consuming.set()
+        self._tell(is_consumed=True)
         log.info("rpc.consuming", queue=self._queue.name)
         try:
             raise_if_cancelled()
             await interrupt.wait()
         finally:
-            self._consuming.clear()
+            self._tell(is_consumed=False)
             with contextlib.suppress(BrokerUnavailable), broker_errors("cancel the consumer"):
                 await queue.cancel(tag, timeout=self._broker.timeout)
             self._idle.set()
             log.info("rpc.stopped", queue=self._queue.name, in_hand=len(self._tasks))
+
+    def _tell(self, *, is_consumed: bool) -> None:
+        if self._on_change is not None:
+            self._on_change(is_consumed)
 
     async def _finish(self, channel: AbstractChannel) -> None:
         """Let the requests in hand be acked while their channel lives, then close it."""
