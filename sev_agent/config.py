@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from sev_agent import crash_points
 from sev_agent.errors import SevAgentError
+from sev_agent.sev.policy import FLAGS, PolicyBounds
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"
 _FOREIGN = frozenset({"SEV_AGENT_CONFIG", "SEV_AGENT_BROKER_URL", "SEV_AGENT_HOST"})
@@ -83,11 +84,31 @@ class HypervisorSection(Section):
     reconnect_max: Seconds = 5
 
 
+def _are_flags(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := sorted(set(names) - FLAGS):
+        raise ValueError(f"no flag of a guest policy: {', '.join(unknown)}; there are {', '.join(sorted(FLAGS))}")
+    return names
+
+
+PolicyFlags = Annotated[tuple[str, ...], AfterValidator(_are_flags)]
+
+
 class EncryptionSection(Section):
-    """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read."""
+    """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read.
+
+    ``limit`` is the most SEV guests, ``es_limit`` the most guests of SEV-ES or SEV-SNP.
+    """
 
     platform_root: AbsolutePath = Path("/")
     limit: int | None = Field(default=None, ge=1, le=100_000)
+    es_limit: int | None = Field(default=None, ge=1, le=100_000)
+    policy_required: PolicyFlags = ()
+    policy_forbidden: PolicyFlags = ("migrate_ma",)
+    memory_limit: Literal["none", "footprint"] = "none"
+
+    @property
+    def policy_bounds(self) -> PolicyBounds:
+        return PolicyBounds(required=frozenset(self.policy_required), forbidden=frozenset(self.policy_forbidden))
 
 
 class MessagingSection(Section):
@@ -340,6 +361,54 @@ class ApiConfig(DaemonConfig):
         return faults
 
 
+class SchedulerSection(Section):
+    """Who this scheduler is, and how it chooses.
+
+    ``strategy`` ``spread`` takes the host with the most free slots, ``pack`` the one with the fewest.
+    ``max_candidates`` is how many hosts Placement is asked for at a time. Times are seconds.
+    """
+
+    name: str = Field(
+        default_factory=_machine_name,
+        validate_default=True,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]+$",
+    )
+    strategy: Literal["spread", "pack"] = "spread"
+    max_candidates: int = Field(default=500, ge=1, le=10_000)
+    max_concurrent: int = Field(default=32, ge=1, le=1000)
+    stop_timeout: Seconds = 10
+
+
+class SchedulerPlacementSection(ServiceSection):
+    """Placement, and what a guest takes beside its RAM there: MiB, as the hosts count it."""
+
+    guest_overhead_mb: int = Field(default=128, ge=0, le=65_536)
+
+
+class SchedulerHttpSection(HttpSection):
+    """As the host daemon's, on a port of its own."""
+
+    port: int = Field(default=9197, ge=0, le=65535)
+
+
+class SchedulerConfig(DaemonConfig):
+    """Everything that ``sev-agent scheduler`` is told. Read with ``load_as``."""
+
+    reference: ClassVar[str] = "conf/sev-agent-scheduler.toml"
+
+    scheduler: SchedulerSection = Field(default_factory=SchedulerSection)
+    messaging: MessagingSection = Field(default_factory=MessagingSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    placement: SchedulerPlacementSection = Field(default_factory=SchedulerPlacementSection)
+    http: SchedulerHttpSection = Field(default_factory=SchedulerHttpSection)
+    log: LogSection = Field(default_factory=LogSection)
+
+    def missing(self) -> list[str]:
+        return _auth_url_missing(self.auth)
+
+
 def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
     """The host daemon's configuration, read by ``load_as``."""
     return load_as(AgentConfig, path, environment)
@@ -353,9 +422,9 @@ def load_as(model: type[D], path: Path, environment: Mapping[str, str] | None = 
     a value of the wrong type or out of bounds, one that another value demands.
     """
     values = _read(path)
-    if "host" in model.model_fields:
+    for section in model.model_fields.keys() & {"host", "scheduler"}:
         # Without its section, a fault of the machine's own name would be told without its path, and alone.
-        values.setdefault("host", {})
+        values.setdefault(section, {})
     faults = _override(values, os.environ if environment is None else environment, variables(model))
     try:
         config = model.model_validate(values)

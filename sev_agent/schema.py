@@ -35,7 +35,8 @@ def _is_text(value: str) -> str:
     return _without(_NOT_XML, value)
 
 
-def _is_line(value: str) -> str:
+def is_line(value: str) -> str:
+    """``value``, where it is one line of characters that XML can hold. Raises ``ValueError``."""
     return _without(_NOT_LINE, _is_text(value))
 
 
@@ -48,7 +49,7 @@ def _without(characters: re.Pattern[str], value: str) -> str:
 Identifier = Annotated[UUID, Field(strict=False)]
 """A UUID; in messages its text."""
 
-Line = Annotated[str, Field(max_length=255), AfterValidator(_is_line)]
+Line = Annotated[str, Field(max_length=255), AfterValidator(is_line)]
 """A text on one line, of characters that XML can hold."""
 
 Text = Annotated[str, Field(max_length=4096), AfterValidator(_is_text)]
@@ -107,7 +108,8 @@ class Network(Model):
         return self
 
 
-def _is_base64(value: str) -> str:
+def is_base64(value: str) -> str:
+    """``value``, where it is base64. Raises ``ValueError``."""
     try:
         base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -126,7 +128,7 @@ class Instance(Model):
     flavor: Flavor
     image: ImageReference
     networks: tuple[Network, ...] = Field(default=(), max_length=8, strict=False)
-    user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_is_base64)] | None = None
+    user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(is_base64)] | None = None
     public_keys: Properties = {}
     metadata: Properties = {}
     auto_start: bool = Field(default=False, description="start it again after the host was restarted")

@@ -11,17 +11,29 @@ import structlog
 from sev_agent import __version__
 from sev_agent.api.app import ComputeApi
 from sev_agent.api.caller import Authenticator, KeystoneAuthenticator, LoopbackAuthenticator
+from sev_agent.api.casts import Casts
+from sev_agent.api.cloud_routes import CloudRoutes
+from sev_agent.api.creation import Creation
 from sev_agent.api.database import Database, DatabaseUnavailable
+from sev_agent.api.events import Events
 from sev_agent.api.flavor_routes import FlavorRoutes
 from sev_agent.api.flavors import Flavors
 from sev_agent.api.keypair_routes import KeypairRoutes
 from sev_agent.api.keypairs import Keypairs
-from sev_agent.api.listener import Listener
+from sev_agent.api.listening_socket import ListeningSocket
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.routes import Route
+from sev_agent.api.server_actions import ServerActions
+from sev_agent.api.server_routes import ServerRoutes
+from sev_agent.api.servers import Servers
+from sev_agent.api.tenant_images import TenantImages
+from sev_agent.api.told import Listener
+from sev_agent.api.upkeep import Upkeep
 from sev_agent.config import ApiConfig
+from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
+from sev_agent.messaging.consumer import NotificationConsumer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
@@ -76,10 +88,27 @@ class _Service:
             on_change=self._on_broker,
         )
         self._rpc = RpcClient(self._broker, max_message_bytes=config.messaging.max_message_bytes)
+        self._casts = Casts(self._rpc, call_timeout=config.upkeep.call_timeout)
+        self._changes = Listener(config.upkeep)
+        events = Events(self.database, self._casts, self._changes, self._metrics)
+        self._ear = NotificationConsumer(
+            self._broker,
+            queue=topology.api_queue(),
+            handle=events.hear,
+            max_message_bytes=config.messaging.max_message_bytes,
+        )
+        self._upkeep = Upkeep(
+            self.database,
+            self._casts,
+            self._changes,
+            self._metrics,
+            config,
+            broker_is_up=lambda: self._broker.is_up,
+        )
         identity, authenticator = self._identity(session)
-        del identity
+        self._images = TenantImages(session, identity, config.glance, on_request=self._count_request)
         api = ComputeApi(self._routes(), authenticator=authenticator, settings=config.api, metrics=self._metrics)
-        self._listener = Listener(api.app, config.api, on_listening=self._on_listening)
+        self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
         self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
         self._observe()
 
@@ -96,20 +125,28 @@ class _Service:
             "database": self.database.watch(self._on_database),
             _BROKER_TASK: self._broker.run(),
             "rpc-replies": self._rpc.run(),
+            "notifications": self._ear.run(),
+            "upkeep": self._upkeep.run(),
             "http": self._http.run(),
             "watchdog": feed_watchdog(self._manager, self._is_alive),
-            "api": self._listener.run(),
+            "api": self._socket.run(),
         }
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
     def _routes(self) -> Iterable[Route]:
         """Every group of routes; a new group is a line here."""
-        config = self._config
-        flavors = Flavors(self.database)
+        config, zone = self._config, self._config.api.availability_zone
+        flavors, servers = Flavors(self.database), Servers(self.database)
+        creation = Creation(
+            database=self.database, flavors=flavors, images=self._images, casts=self._casts, config=config
+        )
+        actions = ServerActions(self.database, self._casts, self._changes, config.upkeep)
         return (
             *FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),
+            *ServerRoutes(servers, creation, actions, zone=zone, max_limit=config.api.max_limit).routes(),
             *KeypairRoutes(Keypairs(self.database), max_limit=config.api.max_limit).routes(),
+            *CloudRoutes(self.database, servers, config.quota, zone=zone).routes(),
         )
 
     def _identity(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +18,10 @@ from sev_agent.cli import output
 from sev_agent.errors import SevAgentError
 from sev_agent.lab import packages
 from sev_agent.lab.cloud import DEFAULT_DIRECTORY, DEFAULT_SLOTS, Lab
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.progress import OnConsole
 from sev_agent.lab.service import LabError
+from sev_agent.lab.state import PLATFORMS
 from sev_agent.lab.supervisor import ServiceStatus, State, last_lines
 
 NOT_READY = 3
@@ -58,12 +60,22 @@ def up(
     slots: Annotated[
         int, typer.Option(min=1, max=1000, help="Encrypted guests that a new host has room for.")
     ] = DEFAULT_SLOTS,
+    platforms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help=f"What the hosts simulate, in their order, with commas between: {', '.join(Kind)}. "
+            f"[default: {', '.join(PLATFORMS)}, and again]",
+            show_default=False,
+        ),
+    ] = None,
     agents: Annotated[bool, typer.Option(help="Start the host daemon of every host.")] = True,
     install: Annotated[bool, typer.Option(help="Install what is missing of the system packages.")] = True,
 ) -> None:
     """Bring the lab up: what is up stays as it is, what is missing is started."""
     with _errors():
-        lab = bring_up(directory, cache, hosts=hosts, slots=slots, agents=agents, install=install)
+        kinds = _kinds(platforms)
+        lab = bring_up(directory, cache, hosts=hosts, slots=slots, platforms=kinds, agents=agents, install=install)
     _say(
         f"  what runs:     sev-agent lab status{_option(lab)}",
         f"  what it says:  sev-agent lab logs{_option(lab)} NAME",
@@ -78,6 +90,7 @@ def bring_up(
     *,
     hosts: int | None = None,
     slots: int = DEFAULT_SLOTS,
+    platforms: Sequence[Kind] = (),
     agents: bool = True,
     install: bool = True,
 ) -> Lab:
@@ -90,7 +103,7 @@ def bring_up(
             with progress.step("system packages") as say:
                 missing = packages.install("lab", say=progress.note)
                 say(f"installed {len(missing)}" if missing else "were there")
-        asyncio.run(lab.up(hosts=hosts, agents=agents, slots=slots))
+        asyncio.run(lab.up(hosts=hosts, agents=agents, slots=slots, platforms=platforms))
         console.print(f"The lab in {lab.directory} is up after {time.monotonic() - started:.0f} s.", highlight=False)
     return lab
 
@@ -165,6 +178,15 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def _kinds(names: str | None) -> tuple[Kind, ...]:
+    """Raises ``LabError`` for a name that is none."""
+    given = [name.strip() for name in names.split(",")] if names else []
+    for name in given:
+        if name not in set(Kind):
+            raise LabError(f"there is no platform '{name}'", remedy=f"there are: {', '.join(Kind)}")
+    return tuple(map(Kind, given))
+
+
 def _need_root() -> None:
     if os.geteuid() != 0:
         typer.echo("sev-agent: the lab makes namespaces and mounts, which only root may; try with sudo", err=True)
@@ -195,13 +217,13 @@ def _follow(path: Path) -> None:
 
 def _table(found: Iterable[ServiceStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "state", "pid", "since", "address"):
+    for column in ("name", "state", "pid", "since", "platform", "address"):
         table.add_column(column, overflow="fold", no_wrap=column != "address")
     colours = {State.READY: "green", State.STARTING: "yellow", State.STOPPED: "red"}
     for each in found:
         since = datetime.fromtimestamp(each.since, UTC).astimezone().strftime("%m-%d %H:%M:%S") if each.since else "-"
         state = f"[{colours[each.state]}]{each.state}[/]"
-        table.add_row(each.name, state, str(each.pid or "-"), since, each.address or "-")
+        table.add_row(each.name, state, str(each.pid or "-"), since, each.platform or "-", each.address or "-")
     return table
 
 
@@ -213,5 +235,6 @@ def _as_dict(each: ServiceStatus) -> dict[str, str | int | None]:
         "state": each.state.value,
         "since": datetime.fromtimestamp(each.since, UTC).isoformat() if each.since else None,
         "address": each.address or None,
+        "platform": each.platform or None,
         "log": str(each.log),
     }

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 
+from sev_agent.compute.admission import GenerationUnavailable
 from sev_agent.compute.allocation import ProviderTree
 from sev_agent.compute.drift import Comparison, Reconciliation, compare
 from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
@@ -139,10 +140,16 @@ class Accounting:
     async def claim(self, record: Record) -> None:
         """Take the resources of ``record``'s instance, slot included, in one atomic step.
 
-        Raises ``Full`` where the host has not enough left, ``Unavailable`` where Placement cannot say.
+        Raises ``Full`` where the host has not enough left, ``Unavailable`` where Placement cannot say, and
+        ``GenerationUnavailable`` where it counts no slots of this generation here.
         """
         async with self._ledger.lock(record.uuid):
             tree = self._known_tree()
+            if record.generation is not None and record.generation not in tree.generations:
+                raise GenerationUnavailable(
+                    f"Placement counts no slots of {record.generation} on this host",
+                    remedy=f"use another host, or ask this one: sev-agent check --generation {record.generation}",
+                )
             await self._ledger.write(record.uuid, managed(record, tree, self._terms, runs=True), tree)
 
     async def rest(self, record: Record) -> None:

@@ -14,6 +14,7 @@ import structlog
 from sev_agent import __version__, crash_points
 from sev_agent.compute import gauges
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder, bases_in_use
 from sev_agent.compute.guest_events import GuestEvents
@@ -33,7 +34,6 @@ from sev_agent.compute.record import RecordStore
 from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
-from sev_agent.compute.work_gate import WorkGate
 from sev_agent.config import AgentConfig
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
@@ -43,12 +43,12 @@ from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.messaging.spool import Spool
+from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
-from sev_agent.openstack.exchange import RequestObserver
 from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
+from sev_agent.openstack.identity import identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
 
@@ -108,8 +108,8 @@ class _Agent:
         )
         self._domains = Domains(self._hypervisor)
 
-        on_request = _count_requests(self._metrics)
-        identity = _identity(config, session, on_request)
+        on_request = self._metrics.count_request
+        identity = identify(config.auth, session, on_request=on_request)
         glance = Glance(session, identity, config.glance, on_request=on_request)
         placement = Placement(session, identity, config.placement, on_request=on_request)
 
@@ -144,17 +144,20 @@ class _Agent:
             in_flight=lambda uuid: self._instances.in_flight(uuid) or self._guest_events.holds(uuid),
             on_seen=self._on_seen,
         )
+        admission = Admission(overhead_mb=config.placement.guest_overhead_mb)
         builder = Builder(
             store=self._store,
             glance=glance,
             cache=self._cache,
             accounting=self._accounting,
             domains=self._domains,
-            settings=config.hypervisor,
+            admission=admission,
+            config=config,
         )
         power = Power(
             domains=self._domains,
             accounting=self._accounting,
+            admission=admission,
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
         locks = InstanceLocks()
@@ -188,7 +191,9 @@ class _Agent:
             store=self._store,
             start=self._instances.start_again,
         )
-        self._status = HostStatus(config, self._hypervisor, self._domains, self._health)
+        self._status = HostStatus(
+            config, hypervisor=self._hypervisor, domains=self._domains, health=self._health, admission=admission
+        )
         self._reconciler = Reconciler(
             accounting=self._accounting,
             resources=self._status.resources,
@@ -345,18 +350,3 @@ def _providers(config: AgentConfig, placement: Placement) -> Providers:
             return OwnTree(placement, config.host.name)
         case "beside-nova":
             return NovaTree(placement, config.placement.nova_node)
-
-
-def _identity(config: AgentConfig, session: aiohttp.ClientSession, on_request: RequestObserver) -> Identity:
-    match config.auth.type:
-        case "none":
-            return NoIdentity()
-        case "password":
-            return KeystoneIdentity(session, config.auth, on_request=on_request)
-
-
-def _count_requests(metrics: Metrics) -> RequestObserver:
-    def count(service: str, method: str, status: int, seconds: float) -> None:
-        metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
-
-    return count

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,18 +11,20 @@ import structlog
 
 from sev_agent import __version__
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.config_drive import write_config_drive
 from sev_agent.compute.disk import create_disk
-from sev_agent.compute.firmware_files import create_nvram
+from sev_agent.compute.firmware_files import create_nvram, firmware_digest
 from sev_agent.compute.image_cache import CachedImage, ImageCache
 from sev_agent.compute.image_inspection import check_declared, check_fits
+from sev_agent.compute.kernel_files import fetch_kernel
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
 from sev_agent.compute.refusal import explained
-from sev_agent.config import HypervisorSection
+from sev_agent.config import AgentConfig
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.domain.builder import build_domain
-from sev_agent.domain.firmware import FirmwareChoice, choose_firmware
+from sev_agent.domain.firmware import FirmwareChoice, FirmwareWanted, FlashBuild, choose_firmware
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec, nics
 from sev_agent.domain.spec import VirtType
 from sev_agent.errors import Conflict
@@ -29,7 +32,8 @@ from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.openstack.glance import Glance, Image
 from sev_agent.openstack.placement import Full
-from sev_agent.sev.image_properties import ImageProperties
+from sev_agent.sev.footprint import memory_limit_mb
+from sev_agent.sev.image_properties import ImageProperties, KernelImages
 from sev_agent.sev.rules import EncryptionRequest, encryption_request
 from sev_agent.uninterrupted import in_thread, uninterrupted
 
@@ -40,6 +44,14 @@ class ForeignDomain(Conflict):
     """libvirt has a domain of this UUID that this project did not build."""
 
     code = "instance.foreign_domain"
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareUsed:
+    """The firmware that a guest was built with, and what it was then."""
+
+    path: Path
+    sha256: str
 
 
 class Builder:
@@ -53,14 +65,19 @@ class Builder:
         cache: ImageCache,
         accounting: Accounting,
         domains: Domains,
-        settings: HypervisorSection,
+        admission: Admission,
+        config: AgentConfig,
     ) -> None:
         self._store = store
         self._glance = glance
         self._cache = cache
         self._accounting = accounting
         self._domains = domains
-        self._settings = settings
+        self._admission = admission
+        self._hypervisor = config.hypervisor
+        self._images = config.images
+        self._encryption = config.encryption
+        self._overhead_mb = config.placement.guest_overhead_mb
 
     async def build(self, record: Record, progress: Progress, *, resumed: bool) -> Record:
         """Bring the guest of ``record`` up, and return its record as ``ACTIVE``, which the caller saves.
@@ -113,9 +130,11 @@ class Builder:
         instance, files = record.instance, self._store.files(record.uuid)
         with progress.step(Step.IMAGE):
             image = await self._glance.get_image(instance.image.id)
-            encryption = encryption_request(instance.flavor.extra_specs, image.properties)
+            bounds = self._encryption.policy_bounds
+            encryption = encryption_request(instance.flavor.extra_specs, image.properties, bounds=bounds)
             properties = ImageProperties.read(image.properties)
             check_declared(image, instance.flavor)
+            await self._admission.check(encryption.generation, instance.flavor.memory_mb)
         record = record.with_(generation=encryption.generation)
         async with AsyncExitStack() as lease:
             try:
@@ -124,6 +143,9 @@ class Builder:
                     # another. Only the guest's first instruction waits for all of them.
                     side_by_side.create_task(self._claim(record, progress), name=f"claim-{record.uuid}")
                     side_by_side.create_task(self._config_drive(record, files, progress), name=f"drive-{record.uuid}")
+                    if properties.kernel is not None:
+                        fetched = self._kernel(properties.kernel, files, progress)
+                        side_by_side.create_task(fetched, name=f"kernel-{record.uuid}")
                     defined = side_by_side.create_task(
                         self._define(record, properties, encryption, progress), name=f"define-{record.uuid}"
                     )
@@ -132,7 +154,8 @@ class Builder:
                     )
             except BaseExceptionGroup as group:
                 _raise_first(group)
-            record = saved.result().with_(firmware=defined.result().code)
+            used = defined.result()
+            record = saved.result().with_(firmware=used.path, firmware_sha256=used.sha256)
             with progress.step(Step.START):
                 await uninterrupted(self._domains.start(record.uuid))
         return record
@@ -157,6 +180,10 @@ class Builder:
             await create_disk(files.disk, base, record.instance.flavor.root_gb)
         return record
 
+    async def _kernel(self, images: KernelImages, files: InstanceFiles, progress: Progress) -> None:
+        with progress.step(Step.KERNEL):
+            await fetch_kernel(self._glance, images, files, self._images)
+
     async def _config_drive(self, record: Record, files: InstanceFiles, progress: Progress) -> None:
         with progress.step(Step.CONFIG_DRIVE):
             macs = [nic.mac for nic in nics(record.instance)]
@@ -164,18 +191,34 @@ class Builder:
 
     async def _define(
         self, record: Record, properties: ImageProperties, encryption: EncryptionRequest, progress: Progress
-    ) -> FirmwareChoice:
+    ) -> FirmwareUsed:
         with progress.step(Step.FIRMWARE):
-            found = await asyncio.to_thread(descriptors, self._settings.firmware_dirs)
-            choice = choose_firmware(found, encryption.generation, machine=properties.machine_type)
-            await uninterrupted(create_nvram(choice.nvram_template, self._store.files(record.uuid).nvram))
+            found = await asyncio.to_thread(descriptors, self._hypervisor.firmware_dirs)
+            wanted = FirmwareWanted(
+                generation=encryption.generation,
+                machine=properties.machine_type,
+                asks_stateless=properties.stateless,
+            )
+            choice = choose_firmware(found, wanted)
+            used = FirmwareUsed(choice.code, await firmware_digest(choice.code))
+            match choice.build:
+                case FlashBuild(nvram_template=Path() as template):
+                    await uninterrupted(create_nvram(template, self._store.files(record.uuid).nvram))
+                case _:
+                    pass  # it keeps no variables
         with progress.step(Step.DEFINE):
             # Half of libvirt's time for it goes into the check against its schema.
-            await uninterrupted(self._domains.define(self._domain(record, properties, encryption, choice)))
-        return choice
+            domain = self._domain(record, properties, encryption, choice, used)
+            await uninterrupted(self._domains.define(domain))
+        return used
 
     def _domain(
-        self, record: Record, image: ImageProperties, encryption: EncryptionRequest, firmware: FirmwareChoice
+        self,
+        record: Record,
+        image: ImageProperties,
+        encryption: EncryptionRequest,
+        firmware: FirmwareChoice,
+        used: FirmwareUsed,
     ) -> str:
         paths = self._store.files(record.uuid)
         spec = domain_spec(
@@ -183,16 +226,30 @@ class Builder:
             image=image,
             encryption=encryption,
             files=GuestFiles(
-                disk=paths.disk, config_drive=paths.config_drive, nvram=paths.nvram, console_log=paths.console_log
+                disk=paths.disk,
+                config_drive=paths.config_drive,
+                nvram=paths.nvram,
+                console_log=paths.console_log,
+                kernel=paths.kernel if image.kernel else None,
+                ramdisk=paths.ramdisk if image.kernel and image.kernel.ramdisk else None,
             ),
             firmware=firmware,
+            firmware_sha256=used.sha256,
             platform=HostPlatform(
-                virt_type=VirtType(self._settings.virt_type),
-                emulator=self._settings.emulator,
+                virt_type=VirtType(self._hypervisor.virt_type),
+                emulator=self._hypervisor.emulator,
                 creator=f"sev-agent {__version__}",
             ),
+            memory_limit_mb=self._memory_limit(record.instance.flavor.memory_mb),
         )
         return build_domain(spec)
+
+    def _memory_limit(self, memory_mb: int) -> int | None:
+        match self._encryption.memory_limit:
+            case "none":
+                return None
+            case "footprint":
+                return memory_limit_mb(memory_mb, self._overhead_mb)
 
     async def _save(self, record: Record) -> Record:
         await in_thread(self._store.save, record)

@@ -1,6 +1,7 @@
-"""A guest's own copy of the firmware's variables."""
+"""The firmware's files: what the code is, and a guest's own copy of the variables."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,29 @@ class FirmwareTemplateMissing(SevAgentError):
 
     code = "firmware.template_missing"
     retryable = True
+
+
+class FirmwareUnreadable(SevAgentError):
+    """The firmware that a descriptor names cannot be read on this host."""
+
+    code = "firmware.unreadable"
+    retryable = True
+
+
+async def firmware_digest(code: Path) -> str:
+    """The SHA-256 of the firmware's code, in hexadecimal digits. Raises ``FirmwareUnreadable``."""
+    return await asyncio.to_thread(_digest, code)
+
+
+def _digest(code: Path) -> str:
+    try:
+        with code.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FirmwareUnreadable(
+            f"the firmware {code} cannot be read: {error.strerror}",
+            remedy="install the package that holds it, or remove the descriptor that names it",
+        ) from error
 
 
 async def create_nvram(template: Path, destination: Path) -> None:

@@ -3,10 +3,10 @@
 import asyncio
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sev_agent.compute.slots import SlotTotal
+from sev_agent.compute.slots import Generations, SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.capabilities import HostCapabilities
@@ -27,16 +27,18 @@ class DiskUnreadable(SevAgentError):
 class HostResources:
     """What the host has to give: the root's inventory, and the slots of each usable generation.
 
-    ``hostname`` is the hypervisor's own: Nova names its provider so.
+    ``unusable`` are the other generations, with the reason. ``hostname`` is the hypervisor's own: Nova names its
+    provider so.
     """
 
     root: Mapping[str, Inventory]
     slots: Mapping[Generation, SlotTotal]
     hostname: str = ""
+    unusable: Mapping[Generation, str] = field(default_factory=dict)
 
 
 async def host_resources(
-    capabilities: HostCapabilities, slots: Mapping[Generation, SlotTotal], state_dir: Path, settings: PlacementSection
+    capabilities: HostCapabilities, found: Generations, state_dir: Path, settings: PlacementSection
 ) -> HostResources:
     """What a host with ``capabilities`` offers, its disk being that of ``state_dir``. Raises ``DiskUnreadable``."""
     try:
@@ -52,7 +54,7 @@ async def host_resources(
         "MEMORY_MB": _whole(capabilities.memory_mb, settings.reserved_host_memory_mb, 1.0),
         "DISK_GB": _whole(disk.total // _GIB, settings.reserved_host_disk_gb, 1.0),
     }
-    return HostResources(root=root, slots=slots, hostname=capabilities.hostname)
+    return HostResources(root=root, slots=found.usable, hostname=capabilities.hostname, unusable=found.unusable)
 
 
 def _whole(total: int, reserved: int, ratio: float) -> Inventory:

@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.record import Record
 from sev_agent.compute.refusal import explained
 from sev_agent.crash_points import CrashPoint, reached
@@ -30,9 +31,12 @@ class Power:
     is a stop and a start for all, as in Nova. The slot is held in between.
     """
 
-    def __init__(self, *, domains: Domains, accounting: Accounting, shutdown_timeout: float) -> None:
+    def __init__(
+        self, *, domains: Domains, accounting: Accounting, admission: Admission, shutdown_timeout: float
+    ) -> None:
         self._domains = domains
         self._accounting = accounting
+        self._admission = admission
         self._shutdown_timeout = shutdown_timeout
         self._waiting: dict[UUID, asyncio.Event] = {}
 
@@ -44,8 +48,8 @@ class Power:
     async def start(self, record: Record) -> None:
         """Take what the guest needs in Placement, then start it.
 
-        Raises ``Full`` where the host has not enough left: then nothing was started. What a failed start has claimed
-        goes back by the accounting that follows every operation.
+        Raises ``Full`` where the host has not enough left, and what ``Admission`` raises: then nothing was started.
+        What a failed start has claimed goes back by the accounting that follows every operation.
         """
         await self._claim(record)
         await uninterrupted(self._domains.start(record.uuid))
@@ -89,6 +93,8 @@ class Power:
         return state is not None and state.is_active
 
     async def _claim(self, record: Record) -> None:
+        if record.generation is not None:
+            await self._admission.check(record.generation, record.instance.flavor.memory_mb)
         reached(CrashPoint.POWER_BEFORE_CLAIM)
         try:
             # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.

@@ -16,6 +16,7 @@ class Step(StrEnum):
     IMAGE = "image"
     CLAIM = "claim"
     CACHE = "cache"
+    KERNEL = "kernel"
     DISK = "disk"
     CONFIG_DRIVE = "config_drive"
     FIRMWARE = "firmware"

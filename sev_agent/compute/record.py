@@ -124,6 +124,7 @@ class Record(_Value):
     generation: Generation | None = None
     base_image: Path | None = None
     firmware: Path | None = None
+    firmware_sha256: str | None = None
     fault: Fault | None = None
     handled: tuple[str, ...] = ()
     owed: tuple[Letter, ...] = ()
@@ -170,6 +171,14 @@ class InstanceFiles:
     @property
     def nvram(self) -> Path:
         return self.directory / "nvram.fd"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "kernel"
+
+    @property
+    def ramdisk(self) -> Path:
+        return self.directory / "ramdisk"
 
     @property
     def console_log(self) -> Path:

@@ -5,8 +5,9 @@ from collections import Counter
 from typing import Any
 
 from sev_agent import __version__
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.inventory import HostResources, host_resources
-from sev_agent.compute.slots import SlotTotal, slot_totals
+from sev_agent.compute.slots import Generations, generations
 from sev_agent.config import AgentConfig
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor import capabilities
@@ -16,20 +17,28 @@ from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.platform import Platform, read_platform
 from sev_agent.observe.health import Health
 from sev_agent.observe.metrics import Labelled
-from sev_agent.sev.generation import Generation
 
 
 class HostStatus:
     """The host's capabilities and its slots, and the answer of ``get_host_status``."""
 
-    def __init__(self, config: AgentConfig, hypervisor: Hypervisor, domains: Domains, health: Health) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        hypervisor: Hypervisor,
+        domains: Domains,
+        health: Health,
+        admission: Admission,
+    ) -> None:
         self._config = config
         self._hypervisor = hypervisor
         self._domains = domains
         self._health = health
         self._capabilities: HostCapabilities | None = None
         self._platform: Platform | None = None
-        self._slots: dict[Generation, SlotTotal] = {}
+        self._admission = admission
+        self._found = Generations({}, {})
 
     def forget(self) -> None:
         """Read libvirt's capabilities anew the next time: it may be another libvirt."""
@@ -41,8 +50,9 @@ class HostStatus:
         if self._capabilities is None:
             self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
         self._platform = await asyncio.to_thread(read_platform, config.encryption.platform_root)
-        self._slots = slot_totals(self._capabilities, self._platform, config.encryption.limit)
-        return await host_resources(self._capabilities, self._slots, config.host.state_dir, config.placement)
+        self._found = generations(self._capabilities, self._platform, config.encryption)
+        self._admission.learn(self._found.unusable)
+        return await host_resources(self._capabilities, self._found, config.host.state_dir, config.placement)
 
     async def report(self) -> dict[str, Any]:
         """All of it, as JSON can carry it; answered also while libvirt is away, from what was read last."""
@@ -63,8 +73,9 @@ class HostStatus:
                     "ruled_by": slots.ruled_by,
                     "sources": dict(slots.sources),
                 }
-                for generation, slots in self._slots.items()
+                for generation, slots in self._found.usable.items()
             },
+            "unusable": {generation.value: why for generation, why in self._found.unusable.items()},
             "placement": {
                 "mode": self._config.placement.mode,
                 "guest_overhead_mb": self._config.placement.guest_overhead_mb,
@@ -74,7 +85,7 @@ class HostStatus:
         }
 
     def slots_total(self) -> Labelled:
-        return [((generation.value,), float(slots.total)) for generation, slots in self._slots.items()]
+        return [((generation.value,), float(slots.total)) for generation, slots in self._found.usable.items()]
 
     def domains(self) -> Labelled:
         counts = Counter((guest.state.value, str(guest.generation is not None).lower()) for guest in self._domains.seen)

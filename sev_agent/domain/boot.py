@@ -1,17 +1,38 @@
 """Machine type, firmware, and what the guest's power events do."""
 
 from sev_agent.domain.element import Element, add
-from sev_agent.domain.spec import DomainSpec
+from sev_agent.domain.spec import DomainSpec, Firmware, KernelBoot, Rom, SplitFlash, StatelessFlash
 
 
 def configure_os(spec: DomainSpec, domain: Element) -> None:
     """Loader and NVRAM by name. libvirt's own choice takes Secure Boot firmware, which needs SMM, for SEV guests."""
     os = add(domain, "os")
     add(os, "type", "hvm", arch="x86_64", machine=spec.machine)
-    firmware = spec.firmware
-    add(os, "loader", str(firmware.code), readonly="yes", type="pflash", format=firmware.code_format.value)
-    add(os, "nvram", str(firmware.nvram), template=str(firmware.nvram_template), format=firmware.nvram_format.value)
+    _firmware(spec.firmware, os)
+    if spec.kernel is not None:
+        _kernel(spec.kernel, os)
     add(os, "smbios", mode="sysinfo")
+
+
+def _firmware(firmware: Firmware, os: Element) -> None:
+    match firmware:
+        case SplitFlash():
+            add(os, "loader", str(firmware.code), readonly="yes", type="pflash", format=firmware.code_format.value)
+            template, nvram_format = str(firmware.nvram_template), firmware.nvram_format.value
+            add(os, "nvram", str(firmware.nvram), template=template, format=nvram_format)
+        case StatelessFlash():
+            attributes = {"readonly": "yes", "type": "pflash", "stateless": "yes"}
+            add(os, "loader", str(firmware.code), **attributes, format=firmware.code_format.value)
+        case Rom():
+            add(os, "loader", str(firmware.code), type="rom", stateless="yes")
+
+
+def _kernel(boot: KernelBoot, os: Element) -> None:
+    add(os, "kernel", str(boot.kernel))
+    if boot.ramdisk is not None:
+        add(os, "initrd", str(boot.ramdisk))
+    if boot.command_line:
+        add(os, "cmdline", boot.command_line)
 
 
 def configure_features(_spec: DomainSpec, domain: Element) -> None:

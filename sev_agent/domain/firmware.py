@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -47,15 +47,47 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlashBuild:
+    """Firmware in flash: with a template of its variables, or without any (``nvram_template`` is ``None``)."""
+
+    code: Path
+    code_format: DiskFormat
+    nvram_template: Path | None = None
+    nvram_format: DiskFormat = DiskFormat.RAW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBuild:
+    """Firmware in one file that is mapped as memory, and keeps no variables."""
+
+    code: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareWanted:
+    """What a guest needs of its firmware; SEV-SNP's is always stateless."""
+
+    generation: Generation
+    machine: str = "q35"
+    secure_boot: bool = False
+    asks_stateless: bool = False
+
+    @property
+    def stateless(self) -> bool:
+        return self.asks_stateless or self.generation is Generation.SEV_SNP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareChoice:
     """The firmware to use, and everything that was considered."""
 
     descriptor: Path
-    code: Path
-    code_format: DiskFormat
-    nvram_template: Path
-    nvram_format: DiskFormat
+    build: FlashBuild | MemoryBuild
     candidates: tuple[Candidate, ...]
+
+    @property
+    def code(self) -> Path:
+        return self.build.code
 
 
 class _Part(BaseModel):
@@ -75,8 +107,13 @@ class _Flash(_Part):
     nvram_template: _FlashFile | None = Field(default=None, alias="nvram-template")
 
 
-class _Other(_Part):
-    device: Literal["kernel", "memory"]
+class _Memory(_Part):
+    device: Literal["memory"]
+    filename: Path
+
+
+class _Kernel(_Part):
+    device: Literal["kernel"]
 
 
 class _Target(_Part):
@@ -87,44 +124,40 @@ class _Target(_Part):
 class _Descriptor(_Part):
     description: str = ""
     interface_types: tuple[str, ...] = Field(alias="interface-types")
-    mapping: _Flash | _Other = Field(discriminator="device")
+    mapping: _Flash | _Memory | _Kernel = Field(discriminator="device")
     targets: tuple[_Target, ...]
     features: frozenset[str]
 
 
-def choose_firmware(
-    files: Sequence[DescriptorFile], generation: Generation, *, machine: str = "q35", secure_boot: bool = False
-) -> FirmwareChoice:
-    """The first firmware in QEMU's order that can start a guest of ``generation`` on ``machine``.
+def choose_firmware(files: Sequence[DescriptorFile], wanted: FirmwareWanted) -> FirmwareChoice:
+    """The first firmware in QEMU's order that can start a guest that needs what is ``wanted``.
 
     ``files`` as ``effective`` takes them. Raises ``NoFirmware`` with the reason for every candidate.
     """
-    chosen: tuple[Path, _Flash, _FlashFile] | None = None
+    candidates, chosen = judge_firmware(files, wanted)
+    if chosen is None:
+        raise _none(candidates, wanted)
+    path, build = chosen
+    return FirmwareChoice(descriptor=path, build=build, candidates=candidates)
+
+
+def judge_firmware(
+    files: Sequence[DescriptorFile], wanted: FirmwareWanted
+) -> tuple[tuple[Candidate, ...], tuple[Path, FlashBuild | MemoryBuild] | None]:
+    """Every candidate with the reason for its acceptance or rejection, in QEMU's order; and the one to use, if any."""
+    chosen: tuple[Path, FlashBuild | MemoryBuild] | None = None
     candidates = []
     for file in effective(files):
         descriptor, fault = _parse(file)
-        if descriptor is None:
-            candidates.append(Candidate(file.path, "", accepted=False, reason=fault))
+        description = descriptor.description if descriptor else ""
+        verdict = _build(descriptor, wanted) if descriptor else fault
+        if isinstance(verdict, str):
+            candidates.append(Candidate(file.path, description, accepted=False, reason=verdict))
             continue
-        fault = _fault(descriptor, generation, machine=machine, secure_boot=secure_boot)
-        match descriptor.mapping:
-            case _Flash(nvram_template=_FlashFile() as template) as flash if not fault:
-                reason = "taken: the first that fits" if chosen is None else "fits, but comes later"
-                chosen = chosen or (file.path, flash, template)
-                candidates.append(Candidate(file.path, descriptor.description, accepted=True, reason=reason))
-            case _:
-                candidates.append(Candidate(file.path, descriptor.description, accepted=False, reason=fault))
-    if chosen is None:
-        raise _none(candidates, generation, machine)
-    path, flash, template = chosen
-    return FirmwareChoice(
-        descriptor=path,
-        code=flash.executable.filename,
-        code_format=flash.executable.format,
-        nvram_template=template.filename,
-        nvram_format=template.format,
-        candidates=tuple(candidates),
-    )
+        reason = "taken: the first that fits" if chosen is None else "fits, but comes later"
+        candidates.append(Candidate(file.path, description, accepted=True, reason=reason))
+        chosen = chosen or (file.path, verdict)
+    return tuple(candidates), chosen
 
 
 def effective(files: Iterable[DescriptorFile]) -> tuple[DescriptorFile, ...]:
@@ -149,29 +182,48 @@ def _parse(file: DescriptorFile) -> tuple[_Descriptor | None, str]:
         return None, f"is not JSON: {error}"
 
 
-def _fault(descriptor: _Descriptor, generation: Generation, *, machine: str, secure_boot: bool) -> str:
-    """Why ``descriptor`` does not fit, or an empty text."""
+def _build(descriptor: _Descriptor, wanted: FirmwareWanted) -> FlashBuild | MemoryBuild | str:
+    """What to map where, or why ``descriptor`` does not fit."""
     if "uefi" not in descriptor.interface_types:
         return f"its interface is {', '.join(descriptor.interface_types) or 'none'}, not uefi"
-    if not any(_runs_on(target, machine) for target in descriptor.targets):
-        return f"it is not for {ARCHITECTURE} machine type {machine}"
+    if not any(_runs_on(target, wanted.machine) for target in descriptor.targets):
+        return f"it is not for {ARCHITECTURE} machine type {wanted.machine}"
     return (
-        _mapping_fault(descriptor, generation)
-        or _feature_fault(descriptor.features, generation)
-        or _secure_boot_fault(descriptor.features, secure_boot=secure_boot)
+        _feature_fault(descriptor.features, wanted.generation)
+        or _secure_boot_fault(descriptor.features, secure_boot=wanted.secure_boot)
+        or _mapped(descriptor.mapping, wanted)
     )
 
 
-def _mapping_fault(descriptor: _Descriptor, generation: Generation) -> str:
-    if generation is Generation.SEV_SNP:
-        return "firmware for amd-sev-snp is not chosen yet: it is mapped as memory, not as flash"
-    match descriptor.mapping:
-        case _Flash(mode="split", nvram_template=_FlashFile()):
-            return ""
-        case _Flash(mode=mode):
-            return f"its flash is in mode {mode}, without an NVRAM template to copy"
-        case _Other(device=device):
-            return f"it is mapped as {device}, not as flash"
+def _mapped(mapping: _Flash | _Memory | _Kernel, wanted: FirmwareWanted) -> FlashBuild | MemoryBuild | str:
+    match mapping:
+        case _Memory(filename=code):
+            keeps_none = "it is mapped as memory and keeps no variables, for images with hw_firmware_stateless=true"
+            return MemoryBuild(code=code) if wanted.stateless else keeps_none
+        case _Flash() if wanted.generation is Generation.SEV_SNP:
+            return f"it is mapped as flash; {wanted.generation} needs it mapped as memory"
+        case _Flash() as flash:
+            return _flashed(flash, stateless=wanted.stateless)
+        case _Kernel(device=device):
+            return f"it is mapped as {device}, not as flash or memory"
+
+
+def _flashed(flash: _Flash, *, stateless: bool) -> FlashBuild | str:
+    code = flash.executable
+    match flash:
+        case _Flash(mode="split", nvram_template=_FlashFile() as template) if not stateless:
+            return FlashBuild(
+                code=code.filename,
+                code_format=code.format,
+                nvram_template=template.filename,
+                nvram_format=template.format,
+            )
+        case _Flash(mode="stateless") if stateless:
+            return FlashBuild(code=code.filename, code_format=code.format)
+        case _ if stateless:
+            return f"its flash is in mode {flash.mode}, and the guest's firmware is to be stateless"
+        case _:
+            return f"its flash is in mode {flash.mode}, without an NVRAM template to copy"
 
 
 def _feature_fault(features: frozenset[str], generation: Generation) -> str:
@@ -197,9 +249,20 @@ def _runs_on(target: _Target, machine: str) -> bool:
     return any(fnmatchcase(concrete, pattern) for pattern in target.machines)
 
 
-def _none(candidates: Sequence[Candidate], generation: Generation, machine: str) -> NoFirmware:
+def _none(candidates: Sequence[Candidate], wanted: FirmwareWanted) -> NoFirmware:
     reasons = "; ".join(f"{candidate.path}: {candidate.reason}" for candidate in candidates)
+    kind = "stateless " if wanted.stateless else ""
     return NoFirmware(
-        f"no firmware here can start a guest of {generation} on {machine}: {reasons or 'there is no descriptor'}",
-        remedy=f"install OVMF with feature {generation.value} and without Secure Boot (Debian: ovmf)",
+        f"no {kind}firmware here can start a guest of {wanted.generation} on {wanted.machine}:"
+        f" {reasons or 'there is no descriptor'}",
+        remedy=_REMEDIES[wanted.generation],
     )
+
+
+_REMEDIES: Final = {
+    Generation.SEV: "install OVMF with feature amd-sev and without Secure Boot (Debian: ovmf)",
+    Generation.SEV_ES: "install OVMF with feature amd-sev-es (Debian after 13: ovmf-amdsev, for images with"
+    " hw_firmware_stateless=true), or put a descriptor of your own build into /etc/qemu/firmware",
+    Generation.SEV_SNP: "install OVMF with feature amd-sev-snp, mapped as memory (Debian after 13: ovmf-amdsev),"
+    " or put a descriptor of your own build into /etc/qemu/firmware",
+}

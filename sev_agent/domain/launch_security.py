@@ -1,17 +1,37 @@
 """The launch of the guest under the secure processor."""
 
 from sev_agent.domain.element import Element, add
-from sev_agent.domain.spec import DomainSpec, SevLaunch
+from sev_agent.domain.spec import DomainSpec, SevLaunch, SnpLaunch
 from sev_agent.domain.xml import DomainXmlInvalid
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.policy import SevFlag
 
 
 def configure(spec: DomainSpec, domain: Element) -> None:
-    """The policy alone: ``cbitpos`` and ``reducedPhysBits`` libvirt fills in at start, from what the host has then."""
-    match spec.launch_security:
-        case SevLaunch() as launch:
-            add(add(domain, "launchSecurity", type="sev"), "policy", str(launch.policy))
+    """Policy and options. ``cbitpos`` and ``reducedPhysBits`` libvirt fills in at start, as the host has them then."""
+    launch = spec.launch_security
+    options = launch.options
+    match launch:
+        case SevLaunch():
+            element = add(domain, "launchSecurity", type="sev")
+        case SnpLaunch():
+            element = add(domain, "launchSecurity", type="sev-snp")
+    if options.kernel_hashes:
+        element.set("kernelHashes", "yes")
+    if options.author_key:
+        element.set("authorKey", "yes")
+    if options.vcek is not None:
+        element.set("vcek", "yes" if options.vcek else "no")
+    add(element, "policy", str(launch.policy))
+    children = {
+        "guestVisibleWorkarounds": options.guest_visible_workarounds,
+        "idBlock": options.id_block,
+        "idAuth": options.id_auth,
+        "hostData": options.host_data,
+    }
+    for name, value in children.items():
+        if value is not None:
+            add(element, name, value)
 
 
 def read(domain: Element) -> Generation | None:

@@ -20,21 +20,18 @@ def configure(spec: DomainSpec, domain: Element) -> None:
     """One element with attributes: libvirt drops text that is only blanks, attributes it keeps as they are."""
     known = spec.metadata
     parent = add(domain, "metadata")
-    etree.SubElement(
-        parent,
-        _TAG,
-        {
-            "uuid": str(known.uuid),
-            "name": known.name,
-            "project_id": known.project_id,
-            "user_id": known.user_id,
-            "flavor": known.flavor,
-            "image_id": str(known.image_id),
-            "generation": known.generation.value,
-            "creator": known.creator,
-        },
-        nsmap={"sev": NAMESPACE},
-    )
+    attributes = {
+        "uuid": str(known.uuid),
+        "name": known.name,
+        "project_id": known.project_id,
+        "user_id": known.user_id,
+        "flavor": known.flavor,
+        "image_id": str(known.image_id),
+        "generation": known.generation.value,
+        "creator": known.creator,
+        "firmware_sha256": known.firmware_sha256,
+    }
+    etree.SubElement(parent, _TAG, attributes, nsmap={"sev": NAMESPACE})
 
 
 def read(domain: Element) -> GuestMetadata | None:
@@ -53,6 +50,7 @@ def read(domain: Element) -> GuestMetadata | None:
             image_id=UUID(known["image_id"]),
             generation=Generation(known["generation"]),
             creator=known["creator"],
+            firmware_sha256=known.get("firmware_sha256", ""),
         )
     except (KeyError, ValueError) as error:
         raise DomainXmlInvalid(

@@ -1,6 +1,6 @@
 """What a domain is to be, before it is XML."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
@@ -8,7 +8,8 @@ from uuid import UUID
 from sev_agent.schema import NetworkKind
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.image_properties import CdromBus, DiskBus, ScsiModel
-from sev_agent.sev.policy import SevPolicy
+from sev_agent.sev.launch_options import LaunchOptions
+from sev_agent.sev.policy import SevPolicy, SnpPolicy
 
 
 class VirtType(StrEnum):
@@ -36,7 +37,7 @@ class DiskCache(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Firmware:
+class SplitFlash:
     """UEFI in two flash chips: code that all guests share, and variables (NVRAM) that are this guest's own.
 
     libvirt makes ``nvram`` from ``nvram_template`` at start if it is not there.
@@ -47,6 +48,33 @@ class Firmware:
     nvram: Path
     nvram_template: Path
     nvram_format: DiskFormat = DiskFormat.RAW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatelessFlash:
+    """UEFI in one flash chip that nobody writes: it forgets its variables with every start."""
+
+    code: Path
+    code_format: DiskFormat = DiskFormat.RAW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rom:
+    """UEFI mapped as memory below 4 GiB, as SEV-SNP has to have it: encrypted and measured like the rest of it."""
+
+    code: Path
+
+
+Firmware = SplitFlash | StatelessFlash | Rom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelBoot:
+    """A kernel that the firmware starts in place of a boot loader from the disk."""
+
+    kernel: Path
+    ramdisk: Path | None = None
+    command_line: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,22 +106,38 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SevLaunch:
-    """SEV, or SEV-ES where the policy says so."""
+    """SEV, or SEV-ES where the policy says so. ``options`` has nothing that is SEV-SNP's alone."""
 
     policy: SevPolicy
+    options: LaunchOptions = field(default_factory=LaunchOptions)
 
     @property
     def generation(self) -> Generation:
         return self.policy.generation
 
 
-LaunchSecurity = SevLaunch
-"""How the guest is launched encrypted: to be a union, one member for each element that libvirt has."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnpLaunch:
+    """SEV-SNP."""
+
+    policy: SnpPolicy
+    options: LaunchOptions = field(default_factory=LaunchOptions)
+
+    @property
+    def generation(self) -> Generation:
+        return Generation.SEV_SNP
+
+
+LaunchSecurity = SevLaunch | SnpLaunch
+"""How the guest is launched encrypted: one member for each element that libvirt has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestMetadata:
-    """What the domain remembers of its instance, readable from its XML alone."""
+    """What the domain remembers of its instance, readable from its XML alone.
+
+    ``firmware_sha256`` is what the firmware's code was when the domain was defined; empty in domains of before it was.
+    """
 
     uuid: UUID
     name: str
@@ -103,11 +147,15 @@ class GuestMetadata:
     image_id: UUID
     generation: Generation
     creator: str
+    firmware_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainSpec:
-    """A whole encrypted guest. Memory in MiB; paths are absolute, on the host that will run it."""
+    """A whole encrypted guest. Memory in MiB; paths are absolute, on the host that will run it.
+
+    ``memory_limit_mb`` is all that QEMU may take and lock, the guest's RAM included; ``None`` sets no limit.
+    """
 
     uuid: UUID
     name: str
@@ -125,3 +173,5 @@ class DomainSpec:
     console_log: Path
     launch_security: LaunchSecurity
     metadata: GuestMetadata
+    kernel: KernelBoot | None = None
+    memory_limit_mb: int | None = None

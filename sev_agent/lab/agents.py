@@ -4,23 +4,30 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
+from sev_agent.config import HypervisorSection
 from sev_agent.lab.host import Host
 from sev_agent.lab.openstack import REGION, SERVICE_PROJECT, SERVICE_USER, OpenStack
 from sev_agent.lab.probe import http_answers
 from sev_agent.lab.service import Service
 
-Sections = Mapping[str, Mapping[str, str | int]]
+Values: TypeAlias = Mapping[str, str | int | list[str]]
+Sections: TypeAlias = Mapping[str, Values]
 
 
 def configuration(host: Host, *, http_port: int, rabbit_url: str, cloud: OpenStack) -> str:
     """The text of ``sev-agent.toml`` for the daemon of ``host``."""
     # libvirt asks the real processor how many guests there is room for; under a simulated platform it finds none.
-    limit: dict[str, str | int] = {} if host.slots is None else {"limit": host.slots}
+    limit: Values = {} if host.slots is None else {"limit": host.slots}
+    own = host.firmware_descriptors
+    firmware: Values = (
+        {} if own is None else {"firmware_dirs": [str(own), *map(str, HypervisorSection().firmware_dirs)]}
+    )
     return _toml(
         {
             "host": {"name": host.name, "state_dir": str(host.directory / "agent")},
-            "hypervisor": {"uri": host.uri, "virt_type": host.virt_type},
+            "hypervisor": {"uri": host.uri, "virt_type": host.virt_type, **firmware},
             "encryption": {"platform_root": str(host.platform_root), **limit},
             "messaging": {"url": rabbit_url},
             "auth": {
@@ -45,6 +52,7 @@ def service(host: Host, configuration_file: Path, http_port: int) -> Service:
         name=f"agent-{host.name}",
         kind="host daemon",
         address=url,
+        platform=host.platform,
         command=(sys.executable, "-m", "sev_agent", "run", "--config", str(configuration_file)),
         port=http_port,
         ready=lambda: http_answers(f"{url}/readyz"),
@@ -54,7 +62,7 @@ def service(host: Host, configuration_file: Path, http_port: int) -> Service:
 
 
 def _toml(sections: Sections) -> str:
-    """Strings and whole numbers are written alike in JSON and in TOML."""
+    """Strings, whole numbers and lists of them are written alike in JSON and in TOML."""
     lines: list[str] = []
     for section, values in sections.items():
         lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items()), ""]

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +20,7 @@ from sev_agent.lab.accounts import ADMIN, Accounts
 from sev_agent.lab.host import Host, RealHost, has_working_sev
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress, Silent
 from sev_agent.lab.service import GUESTS, LabError, Service, mark
@@ -149,10 +150,18 @@ class Lab:
 
     # What is done with it.
 
-    async def up(self, *, hosts: int | None = None, agents: bool = True, slots: int = DEFAULT_SLOTS) -> None:
+    async def up(
+        self,
+        *,
+        hosts: int | None = None,
+        agents: bool = True,
+        slots: int = DEFAULT_SLOTS,
+        platforms: Sequence[Kind] = (),
+    ) -> None:
         """Bring up what is not up. A lab never shrinks: ``hosts`` below what it has leaves it as it is.
 
-        Raises ``LabError``; what was started until then goes on running, and the next ``up`` continues from there.
+        ``platforms`` are those of the first hosts, in order; there are at least as many hosts. Raises ``LabError``;
+        what was started until then goes on running, and the next ``up`` continues from there.
         """
         if self._damage is not None:
             raise self._damage
@@ -160,7 +169,7 @@ class Lab:
         await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
         with self._alone():
-            await self._remember(hosts, slots, agents=agents)
+            await self._remember(hosts, slots, platforms, agents=agents)
             with self._progress.step("openstack packages") as say:
                 await environment.provide(self.cache, say)
             await self._start_services()
@@ -206,14 +215,15 @@ class Lab:
             raise LabError(f"there is no lab in {self.directory}", remedy="bring it up: sev-agent lab up")
         return self._known
 
-    async def _remember(self, hosts: int | None, slots: int, *, agents: bool) -> None:
+    async def _remember(self, hosts: int | None, slots: int, platforms: Sequence[Kind], *, agents: bool) -> None:
         state = self._known or LabState.create((*rabbitmq.PORT_NAMES, *openstack.PORT_NAMES), self.cache)
         real = await has_working_sev()
-        wanted = max(1 if hosts is None else hosts, len(state.hosts))
+        fewest = (len(platforms) or 1) if hosts is None else hosts
+        wanted = max(fewest, len(platforms), len(state.hosts))
         if real and wanted > 1:
             self._progress.note("this machine has working SEV: it is the one host of the lab, nothing is simulated")
-            wanted = 1
-        state = state.with_hosts(wanted, slots, real=real)
+            wanted, platforms = 1, ()
+        state = state.with_hosts(wanted, slots, platforms=platforms, real=real)
         await self._save(state.model_copy(update={"cache": str(self.cache), "agents": agents}))
 
     async def _save(self, state: LabState) -> None:
@@ -303,7 +313,7 @@ class Lab:
         directory = self.directory / "hosts" / known.name
         if known.real:
             return RealHost(name=known.name, directory=directory)
-        return ComputeHost(name=known.name, directory=directory, slots=known.slots)
+        return ComputeHost(name=known.name, directory=directory, slots=known.slots, kind=known.platform)
 
     def _write_openrc(self) -> None:
         text = _OPENRC.format(

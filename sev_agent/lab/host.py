@@ -19,7 +19,8 @@ class Host(Protocol):
     """One libvirtd with its SEV platform, real or simulated.
 
     ``slots`` is how many encrypted guests the platform has room for, where the lab decides it. ``platform_root`` is the
-    root below which ``sys``, ``proc`` and ``dev`` are read.
+    root below which ``sys``, ``proc`` and ``dev`` are read; ``platform`` names what is there for people.
+    ``firmware_descriptors`` is a directory of those that the machine's own lack.
     """
 
     @property
@@ -30,6 +31,12 @@ class Host(Protocol):
 
     @property
     def slots(self) -> int | None: ...
+
+    @property
+    def platform(self) -> str: ...
+
+    @property
+    def firmware_descriptors(self) -> Path | None: ...
 
     @property
     def uri(self) -> str: ...
@@ -60,6 +67,8 @@ class RealHost:
     name: str
     directory: Path
     slots: int | None = None
+    platform: str = "real"
+    firmware_descriptors: Path | None = None
     uri: str = REAL_URI
     platform_root: Path = Path("/")
     virt_type: Literal["kvm", "qemu"] = "kvm"

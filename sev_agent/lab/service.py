@@ -36,7 +36,7 @@ class Service:
     ``environment`` is added to a small clean one (``PATH``, ``LANG``, ``HOME``) and to the mark.
     ``port`` must be free on loopback before the start. ``ready`` answers whether the service does its work now; it may
     raise ``OSError`` to say no.
-    Times are seconds.
+    ``platform`` is that of the host it belongs to. Times are seconds.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Service:
     ready: Callable[[], Awaitable[bool]]
     kind: str = ""
     address: str = ""
+    platform: str = ""
     port: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_timeout: float = 60

@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sev_agent.durable import write_durably
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.service import LabError
 
 FILE_NAME = "lab.json"
@@ -19,14 +20,22 @@ FILE_NAME = "lab.json"
 _PORTS = range(20_000, 32_000)
 
 
+PLATFORMS = (Kind.SEV, Kind.SEV_ES, Kind.NONE, Kind.SEV_SNP)
+"""What hosts are where nobody chooses: each another, in this order, again and again."""
+
+
 class HostState(BaseModel):
-    """A compute host of the lab. ``slots`` is how many encrypted guests a simulated platform has room for."""
+    """A compute host of the lab.
+
+    ``platform`` is what is simulated; ``slots`` how many encrypted guests each of its pools has room for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     http_port: int
     slots: int = Field(ge=1)
+    platform: Kind = Kind.SEV
     real: bool = False
 
 
@@ -66,14 +75,25 @@ class LabState(BaseModel):
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         return cls(ports=ports, password=secrets.token_urlsafe(18), cache=str(cache))
 
-    def with_hosts(self, count: int, slots: int, *, real: bool = False) -> Self:
-        """The same lab with hosts ``compute-1`` ... ``compute-<count>``; those that are known keep their ports."""
+    def with_hosts(self, count: int, slots: int, *, platforms: Sequence[Kind] = (), real: bool = False) -> Self:
+        """The same lab with hosts ``compute-1`` ... ``compute-<count>``; those that are known keep what they have.
+
+        ``platforms`` are those of the first hosts, in order. Raises ``LabError`` where a known host has another.
+        """
         known = {host.name: host for host in self.hosts}
         names = [f"compute-{number}" for number in range(1, count + 1)]
         taken = {*self.ports.values(), *(host.http_port for host in self.hosts)}
         ports = iter(free_ports(sum(name not in known for name in names), taken))
+        wanted = (*platforms, *(PLATFORMS[number % len(PLATFORMS)] for number in range(len(platforms), count)))
+        for name, platform in zip(names, platforms, strict=False):
+            if name in known and known[name].platform is not platform:
+                raise LabError(
+                    f"{name} has platform {known[name].platform}, and keeps it",
+                    remedy="make another lab (--dir), or end this one with 'sev-agent lab down --purge'",
+                )
         hosts = tuple(
-            known.get(name) or HostState(name=name, http_port=next(ports), slots=slots, real=real) for name in names
+            known.get(name) or HostState(name=name, http_port=next(ports), slots=slots, platform=platform, real=real)
+            for name, platform in zip(names, wanted, strict=True)
         )
         return self.model_copy(update={"hosts": hosts})
 

@@ -53,6 +53,7 @@ class ServiceStatus:
     pid: int | None
     since: float | None
     address: str
+    platform: str
     log: Path
 
 
@@ -149,6 +150,7 @@ class Supervisor:
             pid=leader.pid if leader else None,
             since=leader.started if leader else None,
             address=service.address,
+            platform=service.platform,
             log=self.log_path(service.name),
         )
 

@@ -67,6 +67,23 @@ class NoIdentity:
         )
 
 
+class BorrowedIdentity:
+    """Somebody else's token, and the addresses that ``lender`` knows: for questions on their behalf."""
+
+    def __init__(self, token: str, lender: Identity) -> None:
+        self._token = token
+        self._lender = lender
+
+    async def token(self) -> str:
+        return self._token
+
+    def invalidate(self, token: str) -> None:
+        """Nothing to forget: only its owner can have another one."""
+
+    async def endpoint(self, service_type: str) -> str:
+        return await self._lender.endpoint(service_type)
+
+
 class _Endpoint(BaseModel):
     interface: str
     url: str
@@ -263,3 +280,14 @@ def _domain(domain_id: str | None, name: str) -> Mapping[str, str]:
 
 def _seconds(start: datetime, end: datetime) -> float:
     return (end - start).total_seconds()
+
+
+def identify(
+    auth: AuthSection, session: aiohttp.ClientSession, *, on_request: RequestObserver = ignore_request
+) -> Identity:
+    """The identity that ``auth`` configures."""
+    match auth.type:
+        case "none":
+            return NoIdentity()
+        case "password":
+            return KeystoneIdentity(session, auth, on_request=on_request)

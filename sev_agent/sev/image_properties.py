@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self, TypeVar
+from uuid import UUID
 
 from sev_agent.sev import refusals
 from sev_agent.sev.booleans import read_boolean
@@ -23,6 +24,12 @@ SCSI_MODEL_OTHER_SPELLING = "hw_scsi_mode"
 VIF_MODEL = "hw_vif_model"
 SECURE_BOOT = "os_secure_boot"
 ARCHITECTURES = ("hw_architecture", "architecture")
+KERNEL_ID = "kernel_id"
+RAMDISK_ID = "ramdisk_id"
+COMMAND_LINE = "os_command_line"
+
+_MAX_COMMAND_LINE = 2048
+"""Bytes that an x86 kernel reads (COMMAND_LINE_SIZE of Linux, arch/x86/include/asm/setup.h)."""
 
 _Q35 = re.compile(r"q35|pc-q35-[A-Za-z0-9._-]{1,64}")
 
@@ -51,19 +58,32 @@ class ScsiModel(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelImages:
+    """A kernel that QEMU hands to the firmware, in place of a boot loader on the disk: images of Glance."""
+
+    kernel: UUID
+    ramdisk: UUID | None = None
+    command_line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageProperties:
-    """The virtual hardware of an encrypted guest, as its image wants it."""
+    """The virtual hardware of an encrypted guest, as its image wants it.
+
+    ``stateless`` firmware keeps no variables of its own.
+    """
 
     firmware_type: FirmwareType = FirmwareType.UEFI
     machine_type: str = "q35"
     disk_bus: DiskBus = DiskBus.SCSI
     cdrom_bus: CdromBus = CdromBus.SCSI
     scsi_model: ScsiModel = ScsiModel.VIRTIO_SCSI
+    stateless: bool = False
+    kernel: KernelImages | None = None
 
     @classmethod
     def read(cls, properties: Mapping[str, str]) -> Self:
         """Raises ``RequestRefused`` at the first property that an encrypted guest cannot have."""
-        check_stateless(properties)
         check_secure_boot(properties)
         check_architecture(properties)
         check_vif_model(properties)
@@ -73,6 +93,8 @@ class ImageProperties:
             disk_bus=disk_bus(properties),
             cdrom_bus=cdrom_bus(properties),
             scsi_model=scsi_model(properties),
+            stateless=is_stateless(properties),
+            kernel=kernel_images(properties),
         )
 
 
@@ -149,17 +171,52 @@ def check_architecture(properties: Mapping[str, str]) -> None:
             raise _refused(refusals.ArchitectureUnsupported, name, value, expected="'x86_64'", settable="x86_64")
 
 
-def check_stateless(properties: Mapping[str, str]) -> None:
-    """Every guest has its own NVRAM; stateless firmware is SEV-SNP's, which is not offered."""
-    if read_boolean(Subject.IMAGE, properties, FIRMWARE_STATELESS, settable="false"):
-        raise _refused(
-            refusals.FirmwareStateless,
-            FIRMWARE_STATELESS,
-            properties[FIRMWARE_STATELESS],
-            expected="false or not set",
-            settable="false",
-            reason="stateless firmware is offered for no generation here",
+def is_stateless(properties: Mapping[str, str]) -> bool:
+    """Whether the firmware keeps no variables of its own."""
+    return bool(read_boolean(Subject.IMAGE, properties, FIRMWARE_STATELESS, settable="false"))
+
+
+def kernel_images(properties: Mapping[str, str]) -> KernelImages | None:
+    """The kernel to boot, as Nova's images name it; an image that names none boots from its disk."""
+    kernel = _image_id(properties, KERNEL_ID)
+    ramdisk = _image_id(properties, RAMDISK_ID)
+    command_line = properties.get(COMMAND_LINE, "")
+    if len(command_line.encode()) >= _MAX_COMMAND_LINE or not command_line.isprintable():
+        raise refusals.KernelInvalid(
+            Subject.IMAGE,
+            COMMAND_LINE,
+            expected=f"one printable line of less than {_MAX_COMMAND_LINE} bytes",
+            found=f"{len(command_line.encode())} bytes",
+            remedy=Subject.IMAGE.unset_command(COMMAND_LINE),
         )
+    if kernel is None:
+        if ramdisk is not None:
+            raise refusals.KernelInvalid(
+                Subject.IMAGE,
+                RAMDISK_ID,
+                expected="not set",
+                found=repr(properties[RAMDISK_ID]),
+                reason=f"'{KERNEL_ID}' is not set",
+                remedy=Subject.IMAGE.unset_command(RAMDISK_ID),
+            )
+        return None
+    return KernelImages(kernel=kernel, ramdisk=ramdisk, command_line=command_line)
+
+
+def _image_id(properties: Mapping[str, str], name: str) -> UUID | None:
+    # Glance and Nova write an empty text where an image has none.
+    if not (value := properties.get(name)):
+        return None
+    try:
+        return UUID(value)
+    except ValueError:
+        raise refusals.KernelInvalid(
+            Subject.IMAGE,
+            name,
+            expected="the UUID of an image",
+            found=repr(value),
+            remedy=Subject.IMAGE.unset_command(name),
+        ) from None
 
 
 def check_secure_boot(properties: Mapping[str, str]) -> None:

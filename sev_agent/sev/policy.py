@@ -3,9 +3,10 @@
 Sources: AMD 55766 (SEV API), "Guest Policy", for SEV and SEV-ES; AMD 56860 (SEV-SNP Firmware ABI), "Guest Policy".
 """
 
+import re
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Self
+from typing import Final, Self
 
 from sev_agent.errors import InvalidRequest
 from sev_agent.sev.generation import Generation
@@ -136,18 +137,126 @@ def default_policy(generation: Generation) -> Policy:
             return SnpPolicy.from_int(0x30000)
 
 
-def check_policy(policy: Policy, generation: Generation, *, allow_debug: bool = False) -> None:
+def check_policy(policy: Policy, generation: Generation) -> None:
     """Raises ``PolicyInvalid`` where ``policy`` is of another generation, or lets the host debug the guest."""
     if policy.generation is not generation:
         raise PolicyInvalid(
             f"policy {policy} is one of {policy.generation}, but the guest asks for {generation}",
             remedy=f"use a policy such as {default_policy(generation)}",
         )
-    if policy.debuggable and not allow_debug:
+    if policy.debuggable:
         raise PolicyInvalid(
             f"policy {policy} lets the host read the guest's memory",
             remedy="clear bit 19 (DEBUG)" if isinstance(policy, SnpPolicy) else "set bit 0 (NODBG)",
         )
+
+
+_ALWAYS: Final = {
+    Generation.SEV: frozenset({"nodbg"}),
+    Generation.SEV_ES: frozenset({"nodbg", "es"}),
+    Generation.SEV_SNP: frozenset[str](),
+}
+"""Flags that a policy of a generation has, named or not."""
+
+_VERSION: Final = re.compile(r"(\d{1,3})\.(\d{1,3})")
+
+
+def flags_of(generation: Generation) -> tuple[str, ...]:
+    """The names by which a policy of ``generation`` is written. Debugging has none: it is never allowed."""
+    match generation:
+        case Generation.SEV:
+            return tuple(flag.name.lower() for flag in SevFlag if flag.name and flag is not SevFlag.ES)
+        case Generation.SEV_ES:
+            return tuple(flag.name.lower() for flag in SevFlag if flag.name)
+        case Generation.SEV_SNP:
+            hidden = {SnpFlag.MUST_BE_ONE, SnpFlag.DEBUG}
+            return tuple(flag.name.lower() for flag in SnpFlag if flag.name and flag not in hidden)
+
+
+FLAGS: Final = frozenset(name for generation in Generation for name in flags_of(generation))
+"""The names of the flags of all generations."""
+
+
+def version_key(generation: Generation) -> str:
+    """What the least firmware version is called in a written policy: of the API, with SEV-SNP of the ABI."""
+    return "abi" if generation is Generation.SEV_SNP else "api"
+
+
+def parse_policy(text: str, generation: Generation) -> Policy:
+    """A policy written as flags and a least firmware version: ``nodbg,noks,domain,sev,api=1.55``, ``smt,abi=1.55``.
+
+    It is the whole policy, not a change to the default one; ``nodbg``, the ``es`` of SEV-ES and the bit of SEV-SNP
+    that must be one are there whether named or not. Raises ``PolicyInvalid`` at the first word that is not known.
+    """
+    names: set[str] = set(_ALWAYS[generation])
+    version = (0, 0)
+    for word in (part.strip().lower() for part in text.split(",")):
+        key, equals, value = word.partition("=")
+        if equals and key == version_key(generation):
+            version = _version(word, value)
+        elif word in flags_of(generation):
+            names.add(word)
+        else:
+            raise _unknown(word, generation)
+    if generation is Generation.SEV_SNP:
+        snp = SnpFlag.MUST_BE_ONE
+        for name in names:
+            snp |= SnpFlag[name.upper()]
+        return SnpPolicy(snp, *version)
+    sev = SevFlag(0)
+    for name in names:
+        sev |= SevFlag[name.upper()]
+    return SevPolicy(sev, *version)
+
+
+def flag_names(policy: Policy) -> frozenset[str]:
+    """The flags that ``policy`` has, by the names in which it is written."""
+    known = flags_of(policy.generation)
+    kind = SnpFlag if isinstance(policy, SnpPolicy) else SevFlag
+    return frozenset(name for name in known if int(policy.flags) & int(kind[name.upper()]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBounds:
+    """What an operator demands of every policy, by the names of flags; each counts where the generation has it."""
+
+    required: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset({"migrate_ma"})
+
+    def check(self, policy: Policy) -> None:
+        """Raises ``PolicyInvalid`` where ``policy`` lacks what is required, or has what is forbidden."""
+        has = flag_names(policy)
+        if lacking := sorted(self.required & set(flags_of(policy.generation)) - has):
+            raise PolicyInvalid(
+                f"this cloud demands {', '.join(lacking)} of every policy", remedy=f"add {','.join(lacking)} to it"
+            )
+        if surplus := sorted(self.forbidden & has):
+            raise PolicyInvalid(
+                f"this cloud does not allow {', '.join(surplus)} in a policy", remedy=f"remove {','.join(surplus)}"
+            )
+
+
+NO_BOUNDS: Final = PolicyBounds(forbidden=frozenset())
+
+
+def _version(word: str, value: str) -> tuple[int, int]:
+    found = _VERSION.fullmatch(value)
+    if not found or max(int(found[1]), int(found[2])) > 0xFF:
+        raise PolicyInvalid(
+            f"{word!r} is no firmware version", remedy="write it as api=MAJOR.MINOR (abi= for amd-sev-snp)"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _unknown(word: str, generation: Generation) -> PolicyInvalid:
+    choice = f"{', '.join(flags_of(generation))} and {version_key(generation)}=MAJOR.MINOR"
+    if word in {"debug", "dbg"}:
+        return PolicyInvalid(
+            f"{word!r} would let the host read the guest's memory, which is never allowed", remedy=f"remove {word!r}"
+        )
+    return PolicyInvalid(
+        f"{word!r} is not part of a policy of {generation}, which has {choice}", remedy="use these names, with commas"
+    )
 
 
 def _check_range(value: int, known: int, what: str) -> None:

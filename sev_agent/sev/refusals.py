@@ -89,6 +89,24 @@ class ModelUnsupported(RequestRefused):
     code = "sev.model_unsupported"
 
 
+class PolicyRefused(RequestRefused):
+    """A guest policy that cannot be, or that the operator does not allow."""
+
+    code = "sev.policy_refused"
+
+
+class LaunchOptionInvalid(RequestRefused):
+    """What an image brings to the launch is of the wrong form, or belongs to another generation."""
+
+    code = "sev.launch_option"
+
+
+class KernelInvalid(RequestRefused):
+    """The image's kernel, initial RAM disk or kernel command line cannot be used."""
+
+    code = "sev.kernel"
+
+
 class FirmwareNotUefi(RequestRefused):
     code = "sev.firmware_not_uefi"
 

@@ -4,12 +4,21 @@ The rules are those of Nova's ``get_mem_encryption_constraint``, made stricter: 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sev_agent.sev import image_properties, refusals
 from sev_agent.sev.booleans import read_boolean
 from sev_agent.sev.generation import Generation
-from sev_agent.sev.policy import Policy, default_policy
+from sev_agent.sev.launch_options import ID_BLOCK, LaunchOptions, read_launch_options
+from sev_agent.sev.policy import (
+    NO_BOUNDS,
+    Policy,
+    PolicyBounds,
+    PolicyInvalid,
+    check_policy,
+    default_policy,
+    parse_policy,
+)
 from sev_agent.sev.refusals import RequestRefused, Subject
 from sev_agent.sev.sizes import Sizes, judge_sizes
 from sev_agent.sev.verdict import Verdict
@@ -19,10 +28,8 @@ IMAGE_ENCRYPTION = "hw_mem_encryption"
 FLAVOR_MODEL = "hw:mem_encryption_model"
 IMAGE_MODEL = "hw_mem_encryption_model"
 FLAVOR_SECURE_BOOT = "os:secure_boot"
+FLAVOR_POLICY = "hw:mem_encryption_policy"
 PASSTHROUGH = "pci_passthrough:alias"
-
-OFFERED = (Generation.SEV,)
-"""The generations that a request may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +38,16 @@ class EncryptionRequest:
 
     generation: Generation
     policy: Policy
+    options: LaunchOptions = field(default_factory=LaunchOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the rules look at: a flavor's extra specs and an image's properties."""
+    """What the rules look at: a flavor's extra specs, an image's properties, and what the operator allows."""
 
     flavor: Mapping[str, str]
     image: Mapping[str, str]
+    bounds: PolicyBounds = NO_BOUNDS
 
     def of(self, subject: Subject) -> Mapping[str, str]:
         return self.flavor if subject is Subject.FLAVOR else self.image
@@ -77,21 +86,33 @@ class Rule:
 
 
 def encryption_request(
-    flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str], sizes: Sizes | None = None
+    flavor_extra_specs: Mapping[str, str],
+    image_properties: Mapping[str, str],
+    sizes: Sizes | None = None,
+    *,
+    bounds: PolicyBounds = NO_BOUNDS,
 ) -> EncryptionRequest:
     """What the flavor and the image together ask for. Raises the ``RequestRefused`` of the first rule that fails."""
-    for verdict in judge(flavor_extra_specs, image_properties, sizes):
+    for verdict in judge(flavor_extra_specs, image_properties, sizes, bounds=bounds):
         if verdict.refusal is not None:
             raise verdict.refusal
-    generation = _model(Asked(flavor_extra_specs, image_properties))
-    return EncryptionRequest(generation, default_policy(generation))
+    asked = Asked(flavor_extra_specs, image_properties, bounds)
+    policy = _policy(asked)
+    return EncryptionRequest(policy.generation, policy, read_launch_options(asked.image, policy.generation, policy))
 
 
 def judge(
-    flavor_extra_specs: Mapping[str, str], image_properties: Mapping[str, str], sizes: Sizes | None = None
+    flavor_extra_specs: Mapping[str, str],
+    image_properties: Mapping[str, str],
+    sizes: Sizes | None = None,
+    *,
+    bounds: PolicyBounds = NO_BOUNDS,
 ) -> tuple[Verdict, ...]:
-    """The verdict of every rule, in the order in which one would mend them; of those on sizes only where given."""
-    asked = Asked(flavor_extra_specs, image_properties)
+    """The verdict of every rule, in the order in which one would mend them; of those on sizes only where given.
+
+    ``bounds`` are what the operator allows in a policy.
+    """
+    asked = Asked(flavor_extra_specs, image_properties, bounds)
     return tuple(rule.apply(asked) for rule in RULES) + (judge_sizes(sizes) if sizes is not None else ())
 
 
@@ -154,18 +175,72 @@ def _model_of(subject: Subject, properties: Mapping[str, str], name: str) -> Gen
     value = properties.get(name)
     if value is None:
         return None
-    for generation in OFFERED:
+    for generation in Generation:
         if generation.value == value:
             return generation
-    known = value in set(Generation)
     raise refusals.ModelUnsupported(
         subject,
         name,
-        expected=" or ".join(repr(generation.value) for generation in OFFERED),
+        expected=" or ".join(repr(generation.value) for generation in Generation),
         found=repr(value),
-        reason="this generation is not offered yet" if known else None,
-        remedy=subject.set_command(name, OFFERED[0].value),
+        remedy=subject.set_command(name, Generation.SEV.value),
     )
+
+
+def _policy(asked: Asked) -> Policy:
+    """The policy that the flavor names, else the generation's default; both within the operator's bounds."""
+    generation = _model(asked)
+    text = asked.flavor.get(FLAVOR_POLICY)
+    try:
+        policy = default_policy(generation) if text is None else parse_policy(text, generation)
+        check_policy(policy, generation)
+        asked.bounds.check(policy)
+    except PolicyInvalid as error:
+        raise refusals.PolicyRefused(
+            Subject.FLAVOR,
+            FLAVOR_POLICY,
+            expected=f"a policy of {generation} that this cloud allows",
+            found=_found(asked.flavor, FLAVOR_POLICY),
+            reason=error.message,
+            remedy=error.remedy or "",
+        ) from error
+    return policy
+
+
+def _known_policy(asked: Asked) -> Policy | None:
+    """The policy, where the rules on generation and policy find no fault in it; they say it themselves."""
+    try:
+        return _policy(asked)
+    except RequestRefused:
+        return None
+
+
+def _policy_given(asked: Asked) -> None:
+    try:
+        _model(asked)
+    except RequestRefused:
+        return  # the rule on the generation says so
+    _policy(asked)
+
+
+def _launch_options(asked: Asked) -> None:
+    if (policy := _known_policy(asked)) is not None:
+        read_launch_options(asked.image, policy.generation, policy)
+
+
+def _stateless(asked: Asked) -> None:
+    """SEV-SNP's firmware is mapped as memory and measured whole: it has no place for variables (Nova's rule)."""
+    is_stateless = image_properties.is_stateless(asked.image)
+    policy = _known_policy(asked)
+    if policy is not None and policy.generation is Generation.SEV_SNP and not is_stateless:
+        raise refusals.FirmwareStateless(
+            Subject.IMAGE,
+            image_properties.FIRMWARE_STATELESS,
+            expected="true",
+            found=_found(asked.image, image_properties.FIRMWARE_STATELESS),
+            reason=f"the firmware of {Generation.SEV_SNP} keeps no variables",
+            remedy=Subject.IMAGE.set_command(image_properties.FIRMWARE_STATELESS, "true"),
+        )
 
 
 def _no_flavor_secure_boot(asked: Asked) -> None:
@@ -205,7 +280,8 @@ def _image_rule(name: str, prop: str, expected: str, check: Callable[[Mapping[st
 RULES: tuple[Rule, ...] = (
     Rule("flavor asks for encryption", Subject.FLAVOR, FLAVOR_ENCRYPTION, "true", _flavor_asks),
     Rule("image supports encryption", Subject.IMAGE, IMAGE_ENCRYPTION, "true", _image_supports),
-    Rule("generation", Subject.FLAVOR, FLAVOR_MODEL, "'amd-sev' or not set", _model),
+    Rule("generation", Subject.FLAVOR, FLAVOR_MODEL, "'amd-sev', 'amd-sev-es', 'amd-sev-snp' or not set", _model),
+    Rule("policy", Subject.FLAVOR, FLAVOR_POLICY, "flags of the generation, or not set", _policy_given),
     _image_rule("firmware", image_properties.FIRMWARE_TYPE, "'uefi'", image_properties.firmware_type),
     _image_rule("machine type", image_properties.MACHINE_TYPE, "'q35' or not set", image_properties.machine_type),
     _image_rule("CD-ROM bus", image_properties.CDROM_BUS, "'scsi', 'sata' or not set", image_properties.cdrom_bus),
@@ -217,9 +293,15 @@ RULES: tuple[Rule, ...] = (
     _image_rule(
         "architecture", image_properties.ARCHITECTURES[0], "'x86_64' or not set", image_properties.check_architecture
     ),
-    _image_rule(
-        "stateless firmware", image_properties.FIRMWARE_STATELESS, "false or not set", image_properties.check_stateless
+    Rule(
+        "stateless firmware",
+        Subject.IMAGE,
+        image_properties.FIRMWARE_STATELESS,
+        "true for 'amd-sev-snp', else true, false or not set",
+        _stateless,
     ),
+    Rule("launch options", Subject.IMAGE, ID_BLOCK, "data of the right length, or not set", _launch_options),
+    _image_rule("kernel", image_properties.KERNEL_ID, "an image's UUID, or not set", image_properties.kernel_images),
     _image_rule(
         "Secure Boot of the image",
         image_properties.SECURE_BOOT,

@@ -12,13 +12,13 @@ import aiohttp
 from sev_agent import __version__, schema
 from sev_agent.compute.config_drive import write_config_drive
 from sev_agent.compute.disk import create_disk
-from sev_agent.compute.firmware_files import create_nvram
+from sev_agent.compute.firmware_files import create_nvram, firmware_digest
 from sev_agent.compute.image_cache import CachedImage
 from sev_agent.compute.image_inspection import declared_format, stored_virtual_size
 from sev_agent.compute.record import InstanceFiles
 from sev_agent.config import AgentConfig, ServiceSection
 from sev_agent.domain.builder import build_domain
-from sev_agent.domain.firmware import choose_firmware
+from sev_agent.domain.firmware import FirmwareWanted, FlashBuild, choose_firmware
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec
 from sev_agent.domain.spec import VirtType
 from sev_agent.hypervisor.firmware_descriptors import descriptors
@@ -84,12 +84,13 @@ class BareGuests:
         properties = ImageProperties.read(self.image.properties)
         encryption = encryption_request(instance.flavor.extra_specs, self.image.properties)
         hypervisor = self.config.hypervisor
-        firmware = choose_firmware(
-            descriptors(hypervisor.firmware_dirs), encryption.generation, machine=properties.machine_type
-        )
+        wanted = FirmwareWanted(generation=encryption.generation, machine=properties.machine_type)
+        firmware = choose_firmware(descriptors(hypervisor.firmware_dirs), wanted)
+        assert isinstance(firmware.build, FlashBuild)
+        assert firmware.build.nvram_template is not None
         await create_disk(files.disk, self._base(), _ROOT_GB)
         await write_config_drive(files.config_drive, instance, [])
-        await create_nvram(firmware.nvram_template, files.nvram)
+        await create_nvram(firmware.build.nvram_template, files.nvram)
         spec = domain_spec(
             instance,
             image=properties,
@@ -98,6 +99,7 @@ class BareGuests:
                 disk=files.disk, config_drive=files.config_drive, nvram=files.nvram, console_log=files.console_log
             ),
             firmware=firmware,
+            firmware_sha256=await firmware_digest(firmware.code),
             platform=HostPlatform(
                 virt_type=VirtType(hypervisor.virt_type),
                 emulator=hypervisor.emulator,

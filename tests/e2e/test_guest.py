@@ -18,6 +18,7 @@ from sev_agent.domain.identity import domain_name
 from sev_agent.domain.xml import parse_domain
 from sev_agent.lab import evidence
 from sev_agent.lab.platform.guest_image import GUEST_MARK
+from sev_agent.sev.footprint import guest_footprint_mb
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, run
 from tests.e2e.waiting import eventually
@@ -196,7 +197,11 @@ async def test_slot_is_counted(guest: Guest, cloud: Cloud) -> None:
     assert await cloud.slots_used() == guest.slots_before + 1
     assert held.consumer_type == "INSTANCE"
     assert {provider: dict(amounts) for provider, amounts in held.resources.items()} == {
-        root.uuid: {"VCPU": 1, "MEMORY_MB": 256 + PlacementSection().guest_overhead_mb, "DISK_GB": 1},
+        root.uuid: {
+            "VCPU": 1,
+            "MEMORY_MB": guest_footprint_mb(256, PlacementSection().guest_overhead_mb),
+            "DISK_GB": 1,
+        },
         child.uuid: {"MEM_ENCRYPTION_CONTEXT": 1},
     }
     assert cloud.firmware_slots_used() == 1

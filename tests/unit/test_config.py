@@ -17,6 +17,7 @@ from sev_agent.config import (
     ConfigurationError,
     DaemonConfig,
     LogFormat,
+    SchedulerConfig,
     Section,
     load,
     load_as,
@@ -55,6 +56,7 @@ class Shipped:
 SHIPPED = [
     Shipped(AgentConfig, {"auth": {"auth_url", "username"}}),
     Shipped(ApiConfig, {"auth": {"auth_url", "username"}}),
+    Shipped(SchedulerConfig, {"auth": {"auth_url", "username"}}),
 ]
 
 
@@ -200,6 +202,7 @@ class TestFile:
             ("[hypervisor]\ncall_timeout = inf", "hypervisor.call_timeout: "),
             ("[hypervisor]\ncall_timeout = nan", "hypervisor.call_timeout: "),
             ("[encryption]\nlimit = 0", "encryption.limit: "),
+            ('[encryption]\npolicy_required = ["debug"]', "encryption.policy_required: "),
             ('[placement]\nstopped_guests = "keep"', "placement.stopped_guests: "),
             ("[placement]\nreserved_host_memory_mb = -1", "placement.reserved_host_memory_mb: "),
             ('[log]\nformat = "xml"', "log.format: "),

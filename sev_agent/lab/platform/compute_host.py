@@ -78,6 +78,11 @@ class ComputeHost:
         return "qemu"
 
     @property
+    def platform(self) -> str:
+        """What is simulated, by its name on the command line."""
+        return self.kind.value
+
+    @property
     def uri(self) -> str:
         """Address for libvirt clients of this host, for use outside its namespaces."""
         return f"qemu+unix:///system?socket={self._socket('libvirt-sock')}"
@@ -198,6 +203,7 @@ class ComputeHost:
             command=command,
             ready=ready,
             address=address,
+            platform=self.platform,
             ready_timeout=60,
         )
 

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
 from sev_agent.compute.guest_events import GuestEvents
@@ -24,7 +25,7 @@ from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, RecordStore, State
-from sev_agent.config import BuildsSection, HypervisorSection, NotificationsSection, PlacementSection
+from sev_agent.config import AgentConfig, BuildsSection, NotificationsSection, PlacementSection
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.messaging import envelope
 from sev_agent.messaging.envelope import Priority
@@ -94,9 +95,15 @@ class Daemon:
             cache=cast("ImageCache", None),
             accounting=self.accounting,
             domains=domains,
-            settings=HypervisorSection(),
+            admission=Admission(overhead_mb=128),
+            config=AgentConfig(),
         )
-        self.power = Power(domains=domains, accounting=self.accounting, shutdown_timeout=shutdown_timeout)
+        self.power = Power(
+            domains=domains,
+            accounting=self.accounting,
+            admission=Admission(overhead_mb=128),
+            shutdown_timeout=shutdown_timeout,
+        )
         locks, metrics = InstanceLocks(), Metrics()
         announcements = Announcements(outbox, self.store, machine.name)
         operations = Operations(

@@ -9,11 +9,12 @@ from uuid import UUID
 import pytest
 
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.build import Builder, ForeignDomain, bases_in_use
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Record, RecordStore, State
-from sev_agent.config import HypervisorSection
+from sev_agent.config import AgentConfig
 from sev_agent.errors import Unavailable
 from sev_agent.hypervisor.domains import DomainState
 from sev_agent.openstack.exchange import ServiceUnavailable
@@ -90,7 +91,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             cache=cast("ImageCache", None),
             accounting=cast("Accounting", book),
             domains=libvirt.domains,
-            settings=HypervisorSection(),
+            admission=Admission(overhead_mb=128),
+            config=AgentConfig(),
         )
         yield Site(builder, libvirt, store, book)
 

@@ -10,6 +10,7 @@ import pytest
 
 from sev_agent.compute import power as power_module
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.admission import Admission
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, State
 from sev_agent.errors import Unavailable
@@ -82,7 +83,12 @@ async def button() -> AsyncIterator[Button]:
             )
         )
         accounting = ScriptedAccounting()
-        power = Power(domains=libvirt.domains, accounting=cast("Accounting", accounting), shutdown_timeout=5)
+        power = Power(
+            domains=libvirt.domains,
+            accounting=cast("Accounting", accounting),
+            admission=Admission(overhead_mb=0),
+            shutdown_timeout=5,
+        )
 
         async def listen() -> None:
             while True:
@@ -99,7 +105,10 @@ async def button() -> AsyncIterator[Button]:
 
 def impatient(button: Button, seconds: float = 0.2) -> Power:
     return Power(
-        domains=button.libvirt.domains, accounting=cast("Accounting", button.accounting), shutdown_timeout=seconds
+        admission=Admission(overhead_mb=0),
+        domains=button.libvirt.domains,
+        accounting=cast("Accounting", button.accounting),
+        shutdown_timeout=seconds,
     )
 
 

@@ -8,6 +8,7 @@ from sev_agent.domain import launch_security, metadata
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.spec import DomainSpec
 from sev_agent.domain.xml import parse_domain
+from sev_agent.sev.generation import Generation
 from tests.golden.cases import CASES, DIRECTORY, MINIMAL
 
 all_cases = pytest.mark.parametrize("name", CASES)
@@ -64,11 +65,12 @@ def test_iommu_on_every_virtio_device(name: str) -> None:
 
 @all_cases
 def test_what_must_and_must_not_be_there(name: str) -> None:
-    """Locked memory and launch security are there; vmcoreinfo, a balloon, USB and a display are not."""
+    """Launch security is there, and locked memory but for SEV-SNP; vmcoreinfo, a balloon, USB and a display are not."""
     domain = etree.fromstring(build_domain(CASES[name]))
+    is_snp = CASES[name].launch_security.generation is Generation.SEV_SNP
 
-    assert domain.find("memoryBacking/locked") is not None
-    assert domain.find("launchSecurity[@type='sev']/policy") is not None
+    assert (domain.find("memoryBacking/locked") is None) is is_snp
+    assert domain.find(f"launchSecurity[@type='{'sev-snp' if is_snp else 'sev'}']/policy") is not None
     assert domain.find("features/vmcoreinfo") is None
     assert [element.get("model") for element in domain.findall("devices/memballoon")] == ["none"]
     assert [element.get("model") for element in domain.findall("devices/controller[@type='usb']")] == ["none"]

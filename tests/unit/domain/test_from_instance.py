@@ -1,9 +1,9 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
@@ -11,27 +11,38 @@ from pydantic import ValidationError
 
 from sev_agent.domain import metadata
 from sev_agent.domain.builder import build_domain
-from sev_agent.domain.firmware import FirmwareChoice
+from sev_agent.domain.firmware import FirmwareChoice, FlashBuild, MemoryBuild
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec
 from sev_agent.domain.network import derived_mac
-from sev_agent.domain.spec import DiskFormat, DomainSpec, VirtType
+from sev_agent.domain.spec import (
+    DiskFormat,
+    DomainSpec,
+    KernelBoot,
+    Rom,
+    SnpLaunch,
+    SplitFlash,
+    StatelessFlash,
+    VirtType,
+)
 from sev_agent.domain.xml import parse_domain
 from sev_agent.schema import Instance, NetworkKind
 from sev_agent.sev.generation import Generation
-from sev_agent.sev.image_properties import CdromBus, DiskBus, ImageProperties
-from sev_agent.sev.policy import default_policy
-from sev_agent.sev.refusals import ModelUnsupported
+from sev_agent.sev.image_properties import CdromBus, DiskBus, ImageProperties, KernelImages
+from sev_agent.sev.policy import SnpPolicy, default_policy
 from sev_agent.sev.rules import EncryptionRequest
 
 UUID_TEXT = "6b2e1f0a-0f55-4f2e-9c3c-5f6f1a0d7a01"
 FIRMWARE = FirmwareChoice(
     descriptor=Path("/usr/share/qemu/firmware/60.json"),
-    code=Path("/fw/CODE.fd"),
-    code_format=DiskFormat.RAW,
-    nvram_template=Path("/fw/VARS.fd"),
-    nvram_format=DiskFormat.QCOW2,
+    build=FlashBuild(
+        code=Path("/fw/CODE.fd"),
+        code_format=DiskFormat.RAW,
+        nvram_template=Path("/fw/VARS.fd"),
+        nvram_format=DiskFormat.QCOW2,
+    ),
     candidates=(),
 )
+ROM = replace(FIRMWARE, build=MemoryBuild(code=Path("/fw/AMDSEV.fd")))
 FILES = GuestFiles(
     disk=Path("/i/disk.qcow2"),
     config_drive=Path("/i/config.iso"),
@@ -54,14 +65,20 @@ def request(**changes: Any) -> dict[str, Any]:
 
 
 def spec_of(
-    arguments: dict[str, Any], image: ImageProperties | None = None, generation: Generation = Generation.SEV
+    arguments: dict[str, Any],
+    image: ImageProperties | None = None,
+    generation: Generation = Generation.SEV,
+    *,
+    firmware: FirmwareChoice = FIRMWARE,
+    files: GuestFiles | None = None,
 ) -> DomainSpec:
     return domain_spec(
         Instance.model_validate(arguments),
         image=image or ImageProperties(),
         encryption=EncryptionRequest(generation, default_policy(generation)),
-        files=FILES,
-        firmware=FIRMWARE,
+        files=files or FILES,
+        firmware=firmware,
+        firmware_sha256="ab",
         platform=PLATFORM,
     )
 
@@ -77,11 +94,15 @@ def test_everything_arrives() -> None:
     assert (spec.vcpus, spec.memory_mb, spec.machine) == (2, 1024, "pc-q35-9.2")
     assert (spec.disk.path, spec.disk.format, spec.disk.bus) == (FILES.disk, DiskFormat.QCOW2, DiskBus.VIRTIO)
     assert (spec.config_drive.path, spec.config_drive.bus) == (FILES.config_drive, CdromBus.SATA)
-    assert (spec.firmware.code, spec.firmware.nvram) == (FIRMWARE.code, FILES.nvram)
-    assert (spec.firmware.nvram_template, spec.firmware.nvram_format) == (FIRMWARE.nvram_template, DiskFormat.QCOW2)
+    assert spec.firmware == SplitFlash(
+        code=Path("/fw/CODE.fd"),
+        nvram=FILES.nvram,
+        nvram_template=Path("/fw/VARS.fd"),
+        nvram_format=DiskFormat.QCOW2,
+    )
     assert (spec.virt_type, spec.emulator, spec.console_log) == (VirtType.QEMU, PLATFORM.emulator, FILES.console_log)
     assert int(spec.launch_security.policy) == 0x33
-    assert spec.metadata.creator == "sev-agent 9"
+    assert (spec.metadata.creator, spec.metadata.firmware_sha256) == ("sev-agent 9", "ab")
     assert spec.metadata.generation is Generation.SEV
 
 
@@ -90,10 +111,29 @@ def test_es() -> None:
     assert spec_of(request(), generation=Generation.SEV_ES).launch_security.generation is Generation.SEV_ES
 
 
-def test_snp_has_no_domain() -> None:
-    """SEV-SNP is refused, not launched as something else."""
-    with pytest.raises(ModelUnsupported):
-        spec_of(request(), generation=Generation.SEV_SNP)
+def test_snp() -> None:
+    """A SEV-SNP request becomes a SEV-SNP launch with the image's options, from firmware mapped as memory."""
+    spec = spec_of(request(), generation=Generation.SEV_SNP, firmware=ROM)
+
+    assert spec.launch_security == SnpLaunch(policy=SnpPolicy.from_int(0x30000))
+    assert spec.firmware == Rom(code=Path("/fw/AMDSEV.fd"))
+
+
+def test_stateless() -> None:
+    """Firmware without a template of variables is flash that nobody writes."""
+    firmware = replace(FIRMWARE, build=FlashBuild(code=Path("/c"), code_format=DiskFormat.RAW))
+
+    assert spec_of(request(), firmware=firmware).firmware == StatelessFlash(code=Path("/c"))
+
+
+def test_kernel() -> None:
+    """The image's kernel boots from the guest's own files, with the image's command line."""
+    image = ImageProperties(kernel=KernelImages(kernel=UUID(int=1), ramdisk=UUID(int=2), command_line="quiet"))
+    files = replace(FILES, kernel=Path("/i/kernel"), ramdisk=Path("/i/ramdisk"))
+
+    boot = KernelBoot(kernel=Path("/i/kernel"), ramdisk=Path("/i/ramdisk"), command_line="quiet")
+    assert spec_of(request(), image, files=files).kernel == boot
+    assert spec_of(request()).kernel is None
 
 
 def test_nics() -> None:

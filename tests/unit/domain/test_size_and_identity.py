@@ -3,8 +3,8 @@ from uuid import UUID
 import pytest
 
 from sev_agent.domain import cpu, identity, launch_security, memory, metadata
-from sev_agent.domain.spec import SevLaunch, VirtType
-from sev_agent.sev.policy import SevPolicy
+from sev_agent.domain.spec import SevLaunch, SnpLaunch, VirtType
+from sev_agent.sev.policy import SevPolicy, SnpPolicy
 from tests.golden.cases import MINIMAL
 from tests.unit.domain.configured import configured, texts
 
@@ -27,6 +27,20 @@ def test_memory() -> None:
         '<currentMemory unit="MiB">2048</currentMemory>',
         "<memoryBacking><locked/></memoryBacking>",
     ]
+
+
+def test_snp_memory() -> None:
+    """SEV-SNP's memory is not locked: its private pages are never swapped."""
+    snp = SnpLaunch(policy=SnpPolicy.from_int(0x30000))
+
+    assert configured(memory.configure, launch_security=snp).find("memoryBacking") is None
+
+
+def test_memory_limit() -> None:
+    """A limit is the most that QEMU may take and lock."""
+    assert texts(configured(memory.configure, memory_mb=512, memory_limit_mb=768))[2] == (
+        '<memtune><hard_limit unit="MiB">768</hard_limit></memtune>'
+    )
 
 
 def test_names() -> None:

@@ -13,6 +13,7 @@ from sev_agent.lab.cloud import Lab, check_directory, mounts_below
 from sev_agent.lab.host import RealHost, _kernel_offers_sev, libvirt_offers_sev
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.service import LabError
 from sev_agent.lab.state import LabState, free_ports
 
@@ -83,6 +84,35 @@ def test_known_hosts_keep_their_ports_and_slots(tmp_path: Path) -> None:
     assert three.hosts[0] == one.hosts[0]
     assert [host.slots for host in three.hosts] == [15, 4, 4]
     assert len({host.http_port for host in three.hosts} | set(three.ports.values())) == 4
+
+
+def test_hosts_are_of_different_platforms(tmp_path: Path) -> None:
+    """The first has SEV; where nobody chooses, the others are each another; what is chosen counts from the first on."""
+    lab = LabState.create(("a",), tmp_path)
+    assert [host.platform for host in lab.with_hosts(5, 4).hosts] == [
+        Kind.SEV,
+        Kind.SEV_ES,
+        Kind.NONE,
+        Kind.SEV_SNP,
+        Kind.SEV,
+    ]
+    chosen = lab.with_hosts(3, 4, platforms=(Kind.SEV_SNP, Kind.SEV))
+    assert [host.platform for host in chosen.hosts] == [Kind.SEV_SNP, Kind.SEV, Kind.NONE]
+
+
+def test_a_host_keeps_its_platform(tmp_path: Path) -> None:
+    """Another one for a host that there is is refused; the same one is no change."""
+    lab = LabState.create(("a",), tmp_path).with_hosts(1, 4)
+    assert lab.with_hosts(1, 4, platforms=(Kind.SEV,)) == lab
+    with pytest.raises(LabError, match="compute-1 has platform sev, and keeps it"):
+        lab.with_hosts(1, 4, platforms=(Kind.NONE,))
+
+
+def test_a_daemon_knows_the_firmware_of_its_host(cloud: OpenStack, tmp_path: Path) -> None:
+    """What the lab adds comes before what the machine has, and nothing of the machine is lost."""
+    host = ComputeHost(name="compute-1", directory=tmp_path / "compute-1", kind=Kind.SEV_SNP)
+    read = loaded(agents.configuration(host, http_port=25010, rabbit_url=RABBIT, cloud=cloud), tmp_path)
+    assert read.hypervisor.firmware_dirs == (host.firmware_descriptors, *config.HypervisorSection().firmware_dirs)
 
 
 def test_ports_that_are_taken_are_not_given() -> None:

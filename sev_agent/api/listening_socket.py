@@ -13,7 +13,7 @@ log = structlog.stdlib.get_logger(__name__)
 _BACKLOG = 1024
 
 
-class Listener:
+class ListeningSocket:
     """Serves ``app`` until cancelled; then lets the requests in hand end, within ``settings.stop_timeout``."""
 
     def __init__(

@@ -1,0 +1,251 @@
+"""From a request for servers to rows and casts to the schedulers: the method's check, the quota, row first."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from sqlalchemy import update
+
+from sev_agent.api import quota
+from sev_agent.api.caller import Caller
+from sev_agent.api.casts import Casts
+from sev_agent.api.database import Database
+from sev_agent.api.faults import BadRequest, Forbidden, ItemNotFound
+from sev_agent.api.flavors import Flavor, Flavors
+from sev_agent.api.quota import Usage
+from sev_agent.api.server_bodies import NewServer
+from sev_agent.api.state import Task, Vm
+from sev_agent.api.tables import KeypairRow, ServerRow
+from sev_agent.api.tenant_images import TenantImages
+from sev_agent.config import ApiConfig, NetworksSection
+from sev_agent.errors import SevAgentError
+from sev_agent.openstack.glance import Image
+from sev_agent.schema import Instance, Network, NetworkKind, ScheduleArguments, parse
+from sev_agent.sev.generation import Generation
+from sev_agent.sev.rules import encryption_request
+from sev_agent.sev.sizes import Sizes, check_sizes
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """A request that can succeed."""
+
+    asked: NewServer
+    flavor: Flavor
+    image: Image
+    generation: Generation
+    networks: tuple[Network, ...]
+    public_keys: dict[str, str]
+    host: str | None
+
+
+class Creation:
+    """Makes servers."""
+
+    def __init__(
+        self, *, database: Database, flavors: Flavors, images: TenantImages, casts: Casts, config: ApiConfig
+    ) -> None:
+        self._database = database
+        self._flavors = flavors
+        self._images = images
+        self._casts = casts
+        self._config = config
+
+    async def create(self, caller: Caller, asked: NewServer, request_id: str) -> list[ServerRow]:
+        """Write the servers down and hand them to the schedulers; all, or none.
+
+        Raises ``BadRequest`` and the refusals of the rules, ``Forbidden`` (quota), ``Unavailable``.
+        """
+        if asked.count > self._config.api.max_servers_per_request:
+            raise BadRequest(
+                f"at most {self._config.api.max_servers_per_request} servers can be created at once",
+                field="server.max_count",
+            )
+        checked = await self._check(caller, asked)
+        rows = self._rows(caller, checked, request_id)
+        await self._write(caller, rows, self._config)
+        try:
+            for row in rows:
+                await self._casts.schedule(row)
+        except SevAgentError as error:
+            log.warning("server.create.failed", code=error.code, error=str(error))
+            await self._forget(rows)
+            raise
+        log.info("server.create.accepted", instance_uuids=[row.id for row in rows])
+        return rows
+
+    async def _check(self, caller: Caller, asked: NewServer) -> _Checked:
+        host = self._host(caller, asked.availability_zone)
+        networks = _networks(self._config.networks, asked)
+        public_keys = await self._public_keys(caller, asked.key_name)
+        try:
+            flavor = await self._flavors.get(caller, asked.flavor_id)
+        except ItemNotFound as error:
+            raise BadRequest(error.message, field="server.flavorRef") from None
+        image = await self._images.get(caller, asked.image_id)
+        encryption = encryption_request(flavor.extra_specs, image.properties)
+        check_sizes(
+            Sizes(
+                ram=flavor.memory_mb,
+                disk=flavor.root_gb,
+                min_ram=image.min_ram,
+                min_disk=image.min_disk,
+                virtual_size=image.virtual_size,
+            )
+        )
+        return _Checked(
+            asked=asked,
+            flavor=flavor,
+            image=image,
+            generation=encryption.generation,
+            networks=networks,
+            public_keys=public_keys,
+            host=host,
+        )
+
+    def _host(self, caller: Caller, asked: str | None) -> str | None:
+        """The host that an administrator names as ``zone:host``."""
+        if asked is None:
+            return None
+        zone, _, rest = asked.partition(":")
+        host, _, node = rest.partition(":")
+        if zone not in {"", self._config.api.availability_zone} or (not zone and not host):
+            raise BadRequest(
+                f"The requested availability zone is not available: {zone!r}", field="server.availability_zone"
+            )
+        if not host and not node:
+            return None
+        if not caller.is_admin:
+            raise Forbidden("only an administrator may name the host of a server", field="server.availability_zone")
+        return host or node
+
+    async def _public_keys(self, caller: Caller, name: str | None) -> dict[str, str]:
+        if name is None:
+            return {}
+        async with self._database.reading() as session:
+            row = await session.get(KeypairRow, (caller.user_id, name))
+        if row is None:
+            raise BadRequest("Invalid key_name provided.", field="server.key_name", remedy="openstack keypair list")
+        return {name: row.public_key}
+
+    def _rows(self, caller: Caller, checked: _Checked, request_id: str) -> list[ServerRow]:
+        asked, now = checked.asked, datetime.now(UTC)
+        reservation = f"r-{secrets.token_hex(4)}"
+        names = [asked.name] if asked.count == 1 else [f"{asked.name}-{index + 1}" for index in range(asked.count)]
+        return [
+            self._row(caller, checked, name, now, index, reservation_id=reservation, request_id=request_id)
+            for index, name in enumerate(names)
+        ]
+
+    def _row(self, caller: Caller, checked: _Checked, name: str, now: datetime, index: int, **values: str) -> ServerRow:
+        asked, flavor, uuid = checked.asked, checked.flavor, uuid4()
+        instance = _instance(caller, checked, uuid, name)
+        kept = {
+            "name": flavor.name,
+            "vcpus": flavor.vcpus,
+            "memory_mb": flavor.memory_mb,
+            "root_gb": flavor.root_gb,
+            "extra_specs": dict(flavor.extra_specs),
+        }
+        return ServerRow(
+            id=str(uuid),
+            project_id=caller.project_id,
+            user_id=caller.user_id,
+            name=name,
+            description=asked.description,
+            created_at=now,
+            updated_at=now,
+            vm_state=Vm.BUILDING.value,
+            task_state=Task.SCHEDULING.value,
+            forced_host=checked.host,
+            flavor_id=flavor.id,
+            flavor=kept,
+            vcpus=flavor.vcpus,
+            memory_mb=flavor.memory_mb,
+            image_id=asked.image_id,
+            key_name=asked.key_name,
+            launch_index=index,
+            properties=dict(asked.metadata),
+            tags=sorted(set(asked.tags)),
+            request={"instance": instance.model_dump(mode="json"), "generation": checked.generation.value},
+            attempt=0,
+            casts=1,
+            looks=0,
+            look_at=now + timedelta(seconds=self._config.upkeep.schedule_deadline),
+            **values,
+        )
+
+    async def _write(self, caller: Caller, rows: Sequence[ServerRow], config: ApiConfig) -> None:
+        asked = Usage(
+            servers=len(rows),
+            vcpus=sum(row.vcpus for row in rows),
+            ram_mb=sum(row.memory_mb for row in rows),
+        )
+        async with self._database.writing() as session:
+            await quota.hold(session, caller.project_id)
+            quota.check(config.quota, await quota.usage(session, caller.project_id), asked)
+            session.add_all(rows)
+
+    async def _forget(self, rows: Sequence[ServerRow]) -> None:
+        """As deleted, and not gone: a cast whose confirmation was lost is heard of later, and undone then."""
+        now = datetime.now(UTC)
+        ids = [row.id for row in rows]
+        async with self._database.writing() as session:
+            await session.execute(
+                update(ServerRow)
+                .where(ServerRow.id.in_(ids))
+                .values(vm_state=Vm.DELETED.value, task_state=None, deleted_at=now, updated_at=now, look_at=None)
+            )
+
+
+def _instance(caller: Caller, checked: _Checked, uuid: UUID, name: str) -> Instance:
+    asked, flavor = checked.asked, checked.flavor
+    values: dict[str, Any] = {
+        "uuid": uuid,
+        "name": name,
+        "project_id": caller.project_id,
+        "user_id": caller.user_id,
+        "flavor": {
+            "name": flavor.name,
+            "vcpus": flavor.vcpus,
+            "memory_mb": flavor.memory_mb,
+            "root_gb": flavor.root_gb,
+            "extra_specs": dict(flavor.extra_specs),
+        },
+        "image": {"id": asked.image_id},
+        "networks": checked.networks,
+        "user_data": asked.user_data,
+        "public_keys": checked.public_keys,
+        "metadata": dict(asked.metadata),
+    }
+    # The whole as the schedulers will check it: what they would refuse is refused here, where somebody hears it.
+    checked_again = parse(ScheduleArguments, {"instance": values, "host": checked.host})
+    return checked_again.instance
+
+
+def _networks(settings: NetworksSection, asked: NewServer) -> tuple[Network, ...]:
+    match asked.networks:
+        case "none":
+            return (Network(type=NetworkKind.NONE),)
+        case "auto" | ():
+            return (Network(type=NetworkKind(settings.auto)),)
+        case named:
+            offered = dict(entry.split("=", 1) for entry in settings.offered)
+            return tuple(_network(offered, request.uuid) for request in named)
+
+
+def _network(offered: dict[str, str], uuid: str) -> Network:
+    if uuid not in offered:
+        raise BadRequest(
+            f"Network {uuid} could not be found.",
+            field="server.networks",
+            remedy="use --network none or auto, or one of the networks that the operator offers",
+        )
+    kind, _, source = offered[uuid].partition(":")
+    return Network(type=NetworkKind(kind), source=source)

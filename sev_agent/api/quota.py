@@ -1,0 +1,56 @@
+"""What a project may have, and has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from sev_agent.api.faults import Forbidden
+from sev_agent.api.tables import ProjectRow, ServerRow
+from sev_agent.config import QuotaSection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the servers of a project take; ``ram_mb`` is MiB."""
+
+    servers: int
+    vcpus: int
+    ram_mb: int
+
+
+class QuotaExceeded(Forbidden):
+    """The project would have more than it may."""
+
+    code = "api.quota"
+
+
+async def usage(session: AsyncSession, project_id: str) -> Usage:
+    counted = select(
+        func.count(), func.coalesce(func.sum(ServerRow.vcpus), 0), func.coalesce(func.sum(ServerRow.memory_mb), 0)
+    ).where(ServerRow.project_id == project_id, ServerRow.deleted_at.is_(None))
+    servers, vcpus, ram_mb = (await session.execute(counted)).one()
+    return Usage(servers=int(servers), vcpus=int(vcpus), ram_mb=int(ram_mb))
+
+
+async def hold(session: AsyncSession, project_id: str) -> None:
+    """Lock the project until the transaction ends, so that two requests cannot both take the last of its quota."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    await session.execute(insert(ProjectRow).values(project_id=project_id).on_conflict_do_nothing())
+    await session.execute(select(ProjectRow).where(ProjectRow.project_id == project_id).with_for_update())
+
+
+def check(limits: QuotaSection, used: Usage, asked: Usage) -> None:
+    """Raises ``QuotaExceeded`` that names every limit that would be passed."""
+    over = list(_over(limits, used, asked))
+    if over:
+        raise QuotaExceeded("Quota exceeded for " + "; ".join(over), remedy="delete servers, or ask for a larger quota")
+
+
+def _over(limits: QuotaSection, used: Usage, asked: Usage) -> Iterator[str]:
+    for name, unit in (("servers", "instances"), ("vcpus", "cores"), ("ram_mb", "ram")):
+        limit, has, wants = getattr(limits, name), getattr(used, name), getattr(asked, name)
+        if limit >= 0 and has + wants > limit:
+            yield f"{unit}: Requested {wants}, but already used {has} of {limit} {unit}"

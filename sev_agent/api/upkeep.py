@@ -1,0 +1,218 @@
+"""The periodic look after servers that are on their way for too long: hosts are asked, lost requests sent again."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import undefer
+
+from sev_agent.api.casts import Casts
+from sev_agent.api.database import Database, DatabaseUnavailable
+from sev_agent.api.metrics import ApiMetrics
+from sev_agent.api.state import Task, Vm, of_host
+from sev_agent.api.tables import ServerRow
+from sev_agent.api.told import Listener, Told
+from sev_agent.config import ApiConfig
+from sev_agent.errors import SevAgentError
+from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
+from sev_agent.messaging.client import MessagingTimeout, RemoteError
+from sev_agent.uninterrupted import raise_if_cancelled
+
+log = structlog.stdlib.get_logger(__name__)
+
+_AT_ONCE = 10
+_BATCH = 100
+_PATIENCE = 2
+"""Looks after which a host that knows nothing of a request is believed: it may still wait in the host's queue."""
+_NOT_FOUND = "instance.not_found"
+
+
+class Upkeep:
+    """Runs in every API process; each server is looked after by the one that claims it first.
+
+    ``broker_is_up`` says whether asking has a point: while the broker is away, nothing is known of anything.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        casts: Casts,
+        listener: Listener,
+        metrics: ApiMetrics,
+        config: ApiConfig,
+        *,
+        broker_is_up: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._casts = casts
+        self._listener = listener
+        self._metrics = metrics
+        self._settings = config.upkeep
+        self._retention = timedelta(seconds=config.api.deleted_retention)
+        self._broker_is_up = broker_is_up
+
+    async def run(self) -> None:
+        """Look, and look again, until cancelled."""
+        while True:
+            raise_if_cancelled()
+            try:
+                await self._purge()
+                if self._broker_is_up():
+                    while await self._look():
+                        pass
+            except DatabaseUnavailable as error:
+                log.warning("upkeep.postponed", error=str(error))
+            await asyncio.sleep(self._settings.interval * random.uniform(0.8, 1.2))
+
+    async def _look(self) -> bool:
+        """Claim what is due, and see after it; whether there may be more."""
+        ids = await self._claim()
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(server_id: str) -> None:
+            async with slots:
+                try:
+                    action = await self._see_after(server_id)
+                except BrokerUnavailable as error:
+                    log.info("upkeep.postponed", instance_uuid=server_id, error=str(error))
+                    return
+                self._metrics.upkeep.labels(action).inc()
+                log.info("upkeep.done", instance_uuid=server_id, action=action)
+
+        async with asyncio.TaskGroup() as group:
+            for server_id in ids:
+                group.create_task(one(server_id), name=f"upkeep-{server_id}")
+        return len(ids) == _BATCH
+
+    async def _claim(self) -> list[str]:
+        """The servers that are due, put off for everyone else."""
+        now = datetime.now(UTC)
+        put_off = now + timedelta(seconds=self._settings.transition_deadline)
+        claimed = []
+        async with self._database.writing() as session:
+            due = select(ServerRow.id, ServerRow.look_at).where(ServerRow.look_at <= now).order_by(ServerRow.look_at)
+            for server_id, look_at in (await session.execute(due.limit(_BATCH))).all():
+                mine = await session.execute(
+                    update(ServerRow)
+                    .where(ServerRow.id == server_id, ServerRow.look_at == look_at)
+                    .values(look_at=put_off, looks=ServerRow.looks + 1)
+                )
+                if mine.rowcount:  # type: ignore[attr-defined]
+                    claimed.append(server_id)
+        return claimed
+
+    async def _see_after(self, server_id: str) -> str:
+        async with self._database.reading() as session:
+            row = await session.get(ServerRow, server_id, options=[undefer(ServerRow.request)])
+        if row is None or row.deleted_at is not None:
+            return "nothing"
+        if row.host is not None:
+            return await self._ask_host(row, row.host)
+        if row.task_state == Task.DELETING:
+            # No scheduler and no host has spoken of it since: it is nowhere. If one does later, it is deleted there.
+            return await self._change(row, self._listener.forget, "forgotten")
+        if row.vm_state == Vm.BUILDING:
+            return await self._schedule_again(row)
+        return "nothing"
+
+    async def _schedule_again(self, row: ServerRow) -> str:
+        if row.casts >= self._settings.schedule_attempts:
+            message = (
+                f"no scheduler said anything of it, though it was handed to them {row.casts} times"
+                " (check that sev-agent scheduler runs; then delete this server, and create another one)"
+            )
+            return await self._change(
+                row, lambda held: self._listener.fail(held, message, code="scheduler.silent"), "failed"
+            )
+        later = datetime.now(UTC) + timedelta(seconds=self._settings.schedule_deadline)
+
+        def again(held: ServerRow) -> None:
+            held.casts += 1
+            held.looks, held.look_at = 0, later
+
+        done = await self._change(row, again, "scheduled_again")
+        try:
+            await self._casts.schedule(row)
+        except Unroutable as error:
+            log.warning("upkeep.no_scheduler", instance_uuid=row.id, error=str(error))
+        return done
+
+    async def _ask_host(self, row: ServerRow, host: str) -> str:
+        try:
+            told = Told.model_validate(await self._casts.ask("get_instance", row.id, host))
+        except RemoteError as error:
+            if error.code == _NOT_FOUND:
+                return await self._not_there(row, host)
+            return await self._no_answer(row, host, error)
+        except (Unroutable, MessagingTimeout, ValidationError) as error:
+            return await self._no_answer(row, host, error)
+        if row.task_state == Task.DELETING:
+            return await self._delete_again(row, host)
+        return await self._compare(row, told)
+
+    async def _compare(self, row: ServerRow, told: Told) -> str:
+        """Believe a host that says something new, and one that has nothing to do for long enough."""
+        condition = of_host(told.state or "")
+        is_news = told.updated_at is None or row.told_at is None or told.updated_at > row.told_at
+        if condition is not None and (is_news or (condition.task is None and row.looks >= _PATIENCE)):
+            return await self._change(row, lambda held: self._listener.settle(held, condition, told), "settled")
+        if condition is not None and condition.task is not None:
+            return await self._change(row, _seen, "waiting")
+        return "waiting"
+
+    async def _delete_again(self, row: ServerRow, host: str) -> str:
+        if row.looks < _PATIENCE:
+            return "waiting"
+        await self._casts.terminate(row, host)
+        return await self._change(row, _seen, "deleted_again")
+
+    async def _not_there(self, row: ServerRow, host: str) -> str:
+        if row.task_state == Task.DELETING:
+            return await self._change(row, self._listener.forget, "forgotten")
+        if row.looks < _PATIENCE:
+            return "waiting"
+        message = f"host {host} does not know it (any more): it was lost on the way, or deleted there by hand"
+        return await self._change(row, lambda held: self._listener.fail(held, message, code="server.lost"), "failed")
+
+    async def _no_answer(self, row: ServerRow, host: str, error: Exception) -> str:
+        log.info("upkeep.no_answer", instance_uuid=row.id, host=host, error=str(error))
+        if row.looks < self._settings.looks:
+            return "waiting"
+        if row.task_state == Task.DELETING:
+            # Its request waits in the host's queue, and is carried out if the host ever returns.
+            return await self._change(row, self._listener.forget, "forgotten")
+        if row.vm_state == Vm.BUILDING:
+            why = str(error) if isinstance(error, SevAgentError) else "it answers nonsense"
+            message = f"host {host} has not answered {row.looks} questions for it; the last time: {why}"
+            return await self._change(
+                row, lambda held: self._listener.fail(held, message, code="server.host_away"), "failed"
+            )
+        return await self._change(row, _give_up_task, "given_up")
+
+    async def _change(self, row: ServerRow, change: Callable[[ServerRow], None], action: str) -> str:
+        """Do ``change``, unless something has happened to the server since it was read."""
+        async with self._database.writing() as session:
+            held = await session.get(ServerRow, row.id, with_for_update=True)
+            if held is None or (held.updated_at, held.look_at) != (row.updated_at, row.look_at):
+                return "overtaken"
+            change(held)
+        return action
+
+    async def _purge(self) -> None:
+        """Forget for good what was deleted long ago."""
+        gone = datetime.now(UTC) - self._retention
+        async with self._database.writing() as session:
+            await session.execute(delete(ServerRow).where(ServerRow.deleted_at < gone))
+
+
+def _seen(row: ServerRow) -> None:
+    row.looks = 0
+
+
+def _give_up_task(row: ServerRow) -> None:
+    row.task_state, row.look_at, row.looks = None, None, 0
+    row.updated_at = datetime.now(UTC)

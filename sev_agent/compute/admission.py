@@ -1,0 +1,55 @@
+"""Whether this host can run a guest, asked before anything of it is claimed or started."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from sev_agent.errors import Exhausted, SevAgentError
+from sev_agent.hypervisor.free_memory import available_mb
+from sev_agent.sev.footprint import guest_footprint_mb
+from sev_agent.sev.generation import Generation
+
+
+class GenerationUnavailable(SevAgentError):
+    """A generation that guests are asked for, and that the host cannot run; another may."""
+
+    code = "host.generation_unavailable"
+    retryable = True
+
+
+class MemoryShort(Exhausted):
+    """The host has not enough free memory for the guest now, whatever Placement counts."""
+
+    code = "host.memory_short"
+
+
+class Admission:
+    """What the host can run, as it was last looked at.
+
+    ``overhead_mb`` is what a guest takes beside its RAM and its page tables; ``free_mb`` tells what the host has left.
+    """
+
+    def __init__(self, *, overhead_mb: int, free_mb: Callable[[], int | None] = available_mb) -> None:
+        self._overhead_mb = overhead_mb
+        self._free_mb = free_mb
+        self._unusable: Mapping[Generation, str] = {}
+
+    def learn(self, unusable: Mapping[Generation, str]) -> None:
+        """Take note of the generations that the host cannot run, and why."""
+        self._unusable = unusable
+
+    async def check(self, generation: Generation, memory_mb: int) -> None:
+        """Raises ``GenerationUnavailable``, or ``MemoryShort`` for a guest with ``memory_mb`` MiB of RAM."""
+        if (why := self._unusable.get(generation)) is not None:
+            raise GenerationUnavailable(
+                f"this host cannot run a guest of {generation}: {why}",
+                remedy=f"use another host, or mend this one: sev-agent check --generation {generation}",
+            )
+        needed = guest_footprint_mb(memory_mb, self._overhead_mb)
+        free = await asyncio.to_thread(self._free_mb)
+        # The memory of an encrypted guest is taken at its start, all of it, and cannot be swapped.
+        if free is not None and free < needed:
+            raise MemoryShort(
+                f"a guest with {memory_mb} MiB of RAM takes {needed} MiB, and this host has {free} MiB free",
+                field="instance.flavor.memory_mb",
+                remedy="free memory on this host, raise placement.reserved_host_memory_mb, or use another host",
+            )

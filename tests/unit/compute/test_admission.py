@@ -1,0 +1,37 @@
+import pytest
+
+from sev_agent.compute.admission import Admission, GenerationUnavailable, MemoryShort
+from sev_agent.hypervisor.free_memory import available_mb
+from sev_agent.sev.generation import Generation
+
+
+async def test_a_generation_that_the_host_lacks() -> None:
+    """A guest of a generation that the host cannot run is refused with the reason; another host may take it."""
+    admission = Admission(overhead_mb=128)
+    admission.learn({Generation.SEV_SNP: "no firmware"})
+
+    with pytest.raises(GenerationUnavailable, match="amd-sev-snp: no firmware") as caught:
+        await admission.check(Generation.SEV_SNP, 64)
+    assert caught.value.retryable
+    assert "sev-agent check --generation amd-sev-snp" in str(caught.value)
+    await admission.check(Generation.SEV, 64)
+    admission.learn({})
+    await admission.check(Generation.SEV_SNP, 64)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(641, False), (642, True), (None, True)])
+async def test_memory(free: int | None, fits: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A guest that takes more than the host has free is refused before it starts; an unknown number refuses nothing."""
+    admission = Admission(overhead_mb=128, free_mb=lambda: free)
+
+    if fits:
+        await admission.check(Generation.SEV, 512)
+        return
+    with pytest.raises(MemoryShort, match="takes 642 MiB, and this host has 641 MiB free") as caught:
+        await admission.check(Generation.SEV, 512)
+    assert caught.value.field == "instance.flavor.memory_mb"
+
+
+def test_available() -> None:
+    """The kernel of this machine tells what it could give."""
+    assert (available_mb() or 0) > 0
