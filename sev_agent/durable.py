@@ -7,7 +7,7 @@ from typing import Final
 
 from sev_agent.crash_points import CrashPoint, reached
 
-_UNFINISHED: Final = ".new"
+UNFINISHED: Final = ".new"
 """How the name ends of what has not got its own name yet; it begins with a dot."""
 
 
@@ -16,7 +16,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
     Blocks on the disk. Raises ``OSError``; then the old content stands and no temporary file is left.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
@@ -38,7 +38,7 @@ def discard_unfinished(directory: Path) -> None:
 
     Raises ``OSError``.
     """
-    for path in directory.glob(f".*{_UNFINISHED}"):
+    for path in directory.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 

@@ -368,6 +368,8 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
     }
     if view["fault"]:
         pairs["fault"] = _fault(view)
+    if waiting := view["waiting_for"]:
+        pairs["waits for"] = f"{waiting['code']}: {waiting['message']}"
     cells = {name: output.cell(value) for name, value in pairs.items()}
     output.screen().print(output.details(cells | {"state": output.state(view["state"])}))
 

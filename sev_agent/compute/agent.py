@@ -158,6 +158,7 @@ class _Agent:
             domains=self._domains,
             accounting=self._accounting,
             admission=admission,
+            redefine=builder.redefine,
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
         locks = InstanceLocks()

@@ -78,6 +78,20 @@ def judge(record: Record, to: State, request_id: str) -> tuple[Verdict, Record]:
     )
 
 
+def last_request(record: Record) -> str:
+    """The request that was answered last, by which a later look tells whether another one came; empty for none."""
+    return record.handled[-1] if record.handled else ""
+
+
+def refuse_if_stopped_since(record: Record, request: str) -> None:
+    """Raises ``WrongState`` where a stop was asked for after ``request``, as ``last_request`` told it then."""
+    last = last_request(record)
+    if last != request and last.startswith(f"{POWER_CHANGES[State.STOPPING].action} "):
+        raise WrongState(
+            f"instance {record.uuid} was stopped by request", field="instance_uuid", remedy="start it by request"
+        )
+
+
 def _remedy(state: State, change: PowerChange) -> str:
     match state:
         case State.ERROR:

@@ -147,7 +147,7 @@ class Record(_Value):
     def deleted(self) -> Self:
         """The record when nothing else is left: it knows the UUID again, and none of the tenant's own data."""
         bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
-        return self.with_(state=State.DELETED, instance=bare, base_image=None)
+        return self.with_(state=State.DELETED, instance=bare, base_image=None, fault=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,11 @@ class InstanceFiles:
     @property
     def ramdisk(self) -> Path:
         return self.directory / "ramdisk"
+
+    @property
+    def definition(self) -> Path:
+        """What libvirt was told of the guest."""
+        return self.directory / "domain.xml"
 
     @property
     def console_log(self) -> Path:

@@ -20,7 +20,7 @@ QUIET_SECONDS = 30.0
 """How long the work that was accepted may take to come to its end on a busy machine."""
 
 _LOOK_AGAIN = 0.2
-_OWNED_FILES = ("disk", "nvram", "config_drive", "console_log")
+_OWNED_FILES = ("disk", "nvram", "config_drive", "definition", "console_log")
 
 
 @dataclass(frozen=True, kw_only=True)
