@@ -207,14 +207,14 @@ class _Agent:
         )
         self._work = self._server(
             topology.work_queue(host, delivery_limit=config.messaging.delivery_limit),
-            work_methods(self._instances, self._reconciler),
+            work_methods(self._instances),
             concurrency=_WORK_CONCURRENCY,
             paused=True,
             on_change=self._on_work,
         )
         self._queries = self._server(
             topology.query_queue(host),
-            query_methods(self._instances, self._store, self._status.report),
+            query_methods(self._instances, self._store, self._status.report, self._reconciler),
             concurrency=_QUERY_CONCURRENCY,
         )
         self._http = HttpEndpoints(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue
 
 from sev_agent import schema
 from sev_agent.crash_points import CrashPoint, reached
-from sev_agent.errors import InvalidRequest, SevAgentError
+from sev_agent.errors import InvalidRequest, SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
 from sev_agent.messaging.envelope import Arguments, ReplyAddress, Request, RequestContext
@@ -58,16 +58,24 @@ class HandlerFault(SevAgentError):
     code = "internal"
 
 
+class HandlerTimeout(Unavailable):
+    """The host took too long over the request."""
+
+    code = "timeout"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(Generic[M]):
     """A method of a queue. The handler returns as soon as the request is durably written down, or answered.
 
-    It must give the same outcome when the same request comes again: redelivery is part of the protocol.
+    It must give the same outcome when the same request comes again: redelivery is part of the protocol. ``timeout`` is
+    for a handler that may take longer than the others of its server.
     """
 
     name: str
     arguments: type[M]
     handler: Callable[[RequestContext, M], Awaitable[JsonValue]]
+    timeout: float | None = None
 
 
 OnOutcome = Callable[[str, Outcome], None]
@@ -250,8 +258,7 @@ class RpcServer:
             arguments = schema.parse(method.arguments, request.arguments)
             outcome = Outcome.REJECTED
             reached(CrashPoint.REQUEST_BEFORE_HANDLER)
-            async with asyncio.timeout(self._handler_timeout):
-                result = await method.handler(request.context, arguments)
+            result = await self._handle_within(method, request.context, arguments)
             reached(CrashPoint.REQUEST_BEFORE_REPLY)
             await self._reply(received.reply_to, result=result)
         except BrokerUnavailable:
@@ -259,14 +266,24 @@ class RpcServer:
         except SevAgentError as error:
             await self._refuse(received, error)
             return outcome
-        except Exception:
+        except Exception as error:
             log.exception("rpc.handler.failed", queue=self._queue.name)
-            await self._fail(received)
+            await self._fail(received, error)
             return Outcome.FAILED
         reached(CrashPoint.REQUEST_BEFORE_ACK)
         await self._settle(received.incoming.ack())
         reached(CrashPoint.REQUEST_AFTER_ACK)
         return Outcome.OK
+
+    async def _handle_within(self, method: Method[Any], context: RequestContext, arguments: BaseModel) -> JsonValue:
+        seconds = method.timeout or self._handler_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await method.handler(context, arguments)
+        except TimeoutError:
+            if limit.expired():
+                raise _Late(method.name, seconds) from None
+            raise
 
     def _method(self, request: Request) -> Method[Any]:
         if request.namespace != self._namespace or not _is_compatible(self._version, request.version):
@@ -295,10 +312,9 @@ class RpcServer:
         reached(CrashPoint.REFUSAL_AFTER_NOTICE)
         await self._settle(received.incoming.ack())
 
-    async def _fail(self, received: "_Received") -> None:
+    async def _fail(self, received: "_Received", error: Exception) -> None:
         if received.reply_to is not None:
-            fault = HandlerFault("the host failed to handle the request", remedy="look for the request in its log")
-            await self._reply(received.reply_to, error=fault)
+            await self._reply(received.reply_to, error=_told(error))
             await self._settle(received.incoming.ack())
             return
         # The delivery limit counts attempts; without a pause they would all be used up in the same bad moment.
@@ -380,6 +396,22 @@ class _Received:
     def earlier_deliveries(self) -> int:
         count = self.incoming.headers.get("x-delivery-count", 0)
         return count if isinstance(count, int) else 0
+
+
+class _Late(Exception):
+    """A handler took longer than it may."""
+
+    def __init__(self, method: str, seconds: float) -> None:
+        super().__init__(f"{method} took longer than {seconds:g} s")
+
+
+def _told(error: Exception) -> SevAgentError:
+    """What a caller hears of a fault of ours."""
+    match error:
+        case _Late():
+            return HandlerTimeout(f"{error}, and was ended", remedy="see what keeps the host busy, then ask again")
+        case _:
+            return HandlerFault("the host failed to handle the request", remedy="look for the request in its log")
 
 
 def _is_compatible(served: str, asked: str) -> bool:

@@ -58,7 +58,7 @@ async def invariants(
             break
         assert time.monotonic() < deadline, "not so after {:g} s:\n  {}".format(within, "\n  ".join(wrong))
         await asyncio.sleep(_LOOK_AGAIN)
-    found: Any = await cloud.order("reconcile", dry_run=True)
+    found: Any = await cloud.ask("reconcile", dry_run=True)
     assert not found["differences"], found
     return states
 

@@ -225,8 +225,18 @@ async def test_slow_handler_is_cut_off(
     """A handler that exceeds its time fails the call."""
     run(on_host.serve(broker, queue, handler_timeout=0.1))
     await on_host.consumed()
-    with pytest.raises(RemoteError, match="failed to handle"):
+    with pytest.raises(RemoteError, match="work took longer than") as caught:
         await client.call("work", GOOD, queue=queue.name, timeout=10)
+    assert caught.value.code == "timeout"
+
+
+async def test_slow_method(broker: Broker, client: RpcClient, on_host: Host, queue: QueueSpec, run: Run) -> None:
+    """A method that may take longer than the others is given its own time."""
+    slow = Method(name="work", arguments=schema.InstanceArguments, handler=on_host.work, timeout=10)
+    run(on_host.serve(broker, queue, methods=[slow], handler_timeout=0.1))
+    await on_host.consumed()
+    asyncio.get_running_loop().call_later(0.5, on_host.release.set)
+    assert await client.call("work", GOOD, queue=queue.name, timeout=10) == {"did": UUID}
 
 
 async def test_concurrency_is_bounded(server: RpcServer, client: RpcClient, on_host: Host, queue: QueueSpec) -> None:
