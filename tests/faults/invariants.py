@@ -69,8 +69,9 @@ async def _look(cloud: Cloud, expected: Expected) -> tuple[dict[UUID, str], list
     active = {uuid for uuid, state in states.items() if state == "active"}
     kept = active | {uuid for uuid, state in states.items() if state == "stopped"}
     running = active | set(expected.strangers)
+    if wrong := list(_instances(expected, views, states)):
+        return states, wrong  # all else follows, and costs more to look at
     wrong = [
-        *_instances(expected, views, states),
         *_differ("running domains", await cloud.domains(running=True), running),
         *_domains(await cloud.domains(), kept | running, expected),
         *await asyncio.to_thread(_processes, cloud, len(running)),
