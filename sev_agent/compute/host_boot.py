@@ -9,8 +9,8 @@ from uuid import UUID
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sev_agent.compute.power_change import last_request
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.power_change import last_request, was_stopped_since
+from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.durable import discard_unfinished, write_durably
 from sev_agent.errors import SevAgentError, Unavailable
@@ -64,7 +64,7 @@ class HostBoot:
         last = self._read()
         if last is None or last.boot_id != present:
             # Who was still to be started when the host went down again stands as stopped by now.
-            restart = () if last is None else self._to_restart(frozenset(last.restart))
+            restart = () if last is None else self._to_restart(last)
             last_requests = {record.uuid: last_request(record) for record in self._store if record.uuid in restart}
             last = _Boot(boot_id=present, restart=restart, last_requests=last_requests)
             self._write(last)
@@ -97,12 +97,15 @@ class HostBoot:
             await in_thread(self._write, self._boot)
         await asyncio.Event().wait()
 
-    def _to_restart(self, waiting: frozenset[UUID]) -> tuple[UUID, ...]:
+    def _to_restart(self, last: _Boot) -> tuple[UUID, ...]:
+        def waits(record: Record) -> bool:
+            is_due = record.state is State.STOPPED and record.uuid in last.restart
+            return is_due and not was_stopped_since(record, last.last_requests.get(record.uuid, ""))
+
         marked = [
             record
             for record in self._store
-            if record.instance.auto_start
-            and (record.state is State.ACTIVE or (record.state is State.STOPPED and record.uuid in waiting))
+            if record.instance.auto_start and (record.state is State.ACTIVE or waits(record))
         ]
         return tuple(record.uuid for record in sorted(marked, key=lambda record: record.created_at))
 

@@ -83,10 +83,15 @@ def last_request(record: Record) -> str:
     return record.handled[-1] if record.handled else ""
 
 
-def refuse_if_stopped_since(record: Record, request: str) -> None:
-    """Raises ``WrongState`` where a stop was asked for after ``request``, as ``last_request`` told it then."""
+def was_stopped_since(record: Record, request: str) -> bool:
+    """Whether the last that was asked for, after ``request`` as ``last_request`` told it then, is a stop."""
     last = last_request(record)
-    if last != request and last.startswith(f"{POWER_CHANGES[State.STOPPING].action} "):
+    return last != request and last.startswith(f"{POWER_CHANGES[State.STOPPING].action} ")
+
+
+def refuse_if_stopped_since(record: Record, request: str) -> None:
+    """Raises ``WrongState`` where ``was_stopped_since``."""
+    if was_stopped_since(record, request):
         raise WrongState(
             f"instance {record.uuid} was stopped by request", field="instance_uuid", remedy="start it by request"
         )

@@ -264,3 +264,17 @@ async def test_what_was_asked_before_the_boot(host: Host) -> None:
     assert await started_by(host, host.daemon(), 2) == [asked, unasked]
 
     assert host.last_requests == {asked: "start req-2", unasked: ""}
+
+
+async def test_stopped_between_two_restarts_of_the_host(host: Host) -> None:
+    """A guest whose user stopped it before its turn is left alone, also where the host went down again before that."""
+    stopped, waiting = host.has(State.ACTIVE), host.has(State.ACTIVE)
+    host.boot()
+    host.daemon()
+    for uuid, handled in ((stopped, ("stop req-1",)), (waiting, ())):
+        known = host.store.get(uuid)
+        assert known is not None
+        host.store.save(known.with_(state=State.STOPPED, handled=handled))
+    host.boot()
+
+    assert await started_by(host, host.daemon(), 1) == [waiting]
