@@ -232,6 +232,7 @@ class _Agent:
             accounting=self._accounting,
             instances=self._instances,
             outbox=self._outbox,
+            hypervisor=self._hypervisor,
         )
 
     async def prepare(self) -> None:

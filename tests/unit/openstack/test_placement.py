@@ -36,6 +36,7 @@ from sev_agent.openstack.placement_wire import (
     ProvidersDocument,
     candidates_query,
 )
+from tests.releases import release
 from tests.unit.openstack.conftest import Handler, Serve
 
 ROOT = UUID("11111111-1111-4111-8111-111111111111")
@@ -113,8 +114,8 @@ async def test_headers(session: aiohttp.ClientSession, serve: Serve) -> None:
     assert seen[0].query == {"name": "x & y"}
 
 
-async def test_release_reads_again_after_a_conflict(session: aiohttp.ClientSession, serve: Serve) -> None:
-    """A consumer that changes between read and release is read again, and released with its new generation."""
+async def test_conflict_is_tried_again_with_a_fresh_read(session: aiohttp.ClientSession, serve: Serve) -> None:
+    """A consumer that changes between read and write is read again, and written with its new generation."""
     puts: list[Any] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -125,13 +126,13 @@ async def test_release_reads_again_after_a_conflict(session: aiohttp.ClientSessi
         puts.append(await request.json())
         return error(409, "placement.concurrent_update") if len(puts) == 1 else web.Response(status=204)
 
-    assert await placement(session, await serve(handle)).release(CONSUMER) is True
+    assert await release(placement(session, await serve(handle)), CONSUMER) is True
     assert [put["consumer_generation"] for put in puts] == [1, 2]
     assert all(put["allocations"] == {} for put in puts)
 
 
-async def test_release_of_what_vanishes_meanwhile(session: aiohttp.ClientSession, serve: Serve) -> None:
-    """A consumer that another one releases between read and release is no error."""
+async def test_conflict_over_what_vanishes_meanwhile(session: aiohttp.ClientSession, serve: Serve) -> None:
+    """A consumer that another one releases between read and write is no error."""
     requests: list[str] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -143,7 +144,7 @@ async def test_release_of_what_vanishes_meanwhile(session: aiohttp.ClientSession
         held = {str(ROOT): {"generation": 7, "resources": {"VCPU": 1}}}
         return web.json_response({"allocations": held, "consumer_generation": 1})
 
-    assert await placement(session, await serve(handle)).release(CONSUMER) is False
+    assert await release(placement(session, await serve(handle)), CONSUMER) is False
     assert requests == ["GET", "PUT", "GET"]
 
 
