@@ -11,11 +11,12 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Dependency(StrEnum):
-    """A service that a daemon cannot do its work without."""
+    """What a daemon cannot do its work without: services, and that its own queue is consumed."""
 
     LIBVIRT = "libvirt"
     BROKER = "broker"
     PLACEMENT = "placement"
+    WORK_QUEUE = "work_queue"
     DATABASE = "database"
     KEYSTONE = "keystone"
     GLANCE = "glance"
@@ -25,6 +26,7 @@ OF_A_HOST = (
     Dependency.LIBVIRT,
     Dependency.BROKER,
     Dependency.PLACEMENT,
+    Dependency.WORK_QUEUE,
     Dependency.KEYSTONE,
     Dependency.GLANCE,
 )
