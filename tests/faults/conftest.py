@@ -97,7 +97,7 @@ class World:
     proxies: Between
     services: Services
     tally: Tally
-    name: str
+    name: str = ""
     asked: dict[UUID, set[str]] = field(default_factory=dict)
 
     @property
