@@ -86,7 +86,7 @@ async def test_metrics_of_builds(agent: AgentProcess, cloud: Cloud) -> None:
     assert counted("sev_agent_builds_total", outcome="active") == 1
     assert counted("sev_agent_builds_total", outcome="error", code="image.not_found") == 1
     assert counted("sev_agent_build_seconds_count") == 1
-    assert after.labels("sev_agent_build_step_seconds_count", "step") == STEPS
+    assert after.labels("sev_agent_build_step_seconds_count", "step") >= STEPS
     assert counted("sev_agent_build_step_seconds_count", step="start") == 1
     assert counted("sev_agent_build_step_seconds_sum", step="start") > 0
 
