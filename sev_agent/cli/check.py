@@ -127,7 +127,7 @@ def _show_end(screen: Console, report: Report, files: HostFiles, generation: Gen
     if mend is None:
         screen.print(f"\n[green]ready[/]: {escape(host)} can run {wanted}")
         return
-    proven = mend.outcome is Outcome.FAILED
+    proven = report.verdicts[generation or Generation.SEV].readiness is Readiness.NOT_READY
     verdict = "[red]not ready[/]" if proven else "[yellow]not proven[/]"
     what = f"{host} cannot run {wanted}" if proven else f"that {host} can run {wanted} could not be seen"
     screen.print(f"\n{verdict}: {escape(what)}", soft_wrap=True)

@@ -297,6 +297,26 @@ def test_no_reboot_where_all_is_in_effect(tmp_path: Path) -> None:
     assert make_plan(host(tmp_path, DEBIAN), SEV).reboot == ()
 
 
+@pytest.mark.parametrize(
+    ("base", "generation", "said"),
+    [("intel", SEV, "GenuineIntel"), ("virtual-machine", SEV, "virtual machine"), ("second-generation", SNP, "bit 4")],
+)
+def test_a_host_that_can_never_be_ready_is_left_alone(
+    base: str, generation: Generation, said: str, tmp_path: Path
+) -> None:
+    """What the processor lacks no setting gives: it is refused, and says why."""
+    with pytest.raises(PreparationRefused, match=said):
+        make_plan(host(tmp_path, DEBIAN, base=base), generation)
+
+
+def test_a_system_that_does_not_run_is_prepared(tmp_path: Path) -> None:
+    """An image that is being made has no /proc: all is in effect at its first boot."""
+    files = HostFiles(unpack(DEBIAN, tmp_path))
+    plan = apply(files)
+    assert (tmp_path / DROP_IN).exists()
+    assert plan.reboot == ("the system below this root does not run: it starts with what is written now",)
+
+
 def test_what_no_command_can_set_is_told(tmp_path: Path) -> None:
     """The BIOS's menu path and the kernel's options, for the generation that is wanted; nothing of other layers."""
     files = host(
