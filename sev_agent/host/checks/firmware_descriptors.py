@@ -10,11 +10,11 @@ from sev_agent.host.layer import Layer
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.sev.generation import Generation
 
-_DIRECTORIES = ("etc/qemu/firmware", "usr/share/qemu/firmware")
+DIRECTORIES = ("etc/qemu/firmware", "usr/share/qemu/firmware")
 
 
 def look(generation: Generation, evidence: Evidence) -> Finding:
-    directories = evidence.firmware_dirs or tuple(evidence.files.root / directory for directory in _DIRECTORIES)
+    directories = evidence.firmware_dirs or tuple(evidence.files.root / directory for directory in DIRECTORIES)
     expected = f"a descriptor with feature {generation.value}, and its files"
     source = ", ".join(map(str, directories))
     remedy = f"install OVMF with {generation.value} (Debian: ovmf, from backports if it lacks it; RHEL: edk2-ovmf)"
