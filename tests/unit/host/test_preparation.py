@@ -78,6 +78,8 @@ def test_apply_then_undo_leaves_no_trace(system: dict[str, str], generation: Gen
     """Files, permissions and directories are what they were."""
     files = host(tmp_path, NOT_YET if system is DEBIAN else {"proc/cmdline": "ro\n"}, system)
     (tmp_path / "etc").chmod(0o750)
+    if system is SYSTEMD_BOOT:
+        (tmp_path / "etc/kernel/cmdline").chmod(0o640)
     before = snapshot(tmp_path)
     assert apply(files, generation).changes.files
     assert snapshot(tmp_path) != before
