@@ -31,9 +31,11 @@ def boot_line_changes(files: HostFiles, generation: Generation) -> Changes:
     wanted = words(generation, files)
     if any(files.exists(path) for path in _GRUBBY):
         return _grubby(files, wanted, generation)
-    if files.exists(GRUB):
+    by_kernel_install = files.exists(KERNEL_CMDLINE)
+    # GRUB's settings may be left over where another boot loader has taken its place.
+    if files.exists(GRUB) and (not by_kernel_install or any(map(files.exists, boot_line.GRUB_FILES))):
         return _grub(files, wanted, generation)
-    if files.exists(KERNEL_CMDLINE):
+    if by_kernel_install:
         return _kernel_install(files, wanted, generation)
     raise PreparationRefused(
         f"no boot loader below {files.root} is understood: there is no grubby, no /{GRUB} and no /{KERNEL_CMDLINE}",

@@ -69,7 +69,8 @@ def apply(files: HostFiles, generation: Generation = SEV) -> Plan:
 def undo(files: HostFiles) -> None:
     ledger = Ledger(files)
     changes, _ = ledger.reversal()
-    ledger.undo(changes)
+    ledger.restore(changes)
+    ledger.forget()
 
 
 @pytest.mark.parametrize("generation", Generation)
@@ -193,6 +194,30 @@ def test_refusals(
         make_plan(found, generation)
     assert said in str(refused.value)
     assert refused.value.remedy
+    assert snapshot(tmp_path) == before
+
+
+def test_grubs_leftover_settings_are_not_taken_for_the_boot_loader(tmp_path: Path) -> None:
+    """Where kernel-install writes entries and there is no grub.cfg, GRUB does not start this host."""
+    files = host(tmp_path, {"proc/cmdline": "ro\n"}, DEBIAN, SYSTEMD_BOOT)
+    apply(files)
+    assert not (tmp_path / DROP_IN).exists()
+    assert "mem_encrypt=on" in (tmp_path / "etc/kernel/cmdline").read_text()
+
+
+def test_taking_back_can_be_tried_again(tmp_path: Path) -> None:
+    """A program that fails after the files were restored leaves the ledger, and with it the program to run."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    before = snapshot(tmp_path)
+    apply(files)
+    ledger = Ledger(files)
+    ledger.restore(ledger.reversal()[0])
+
+    again = Ledger(files)
+    changes, commands = again.reversal()
+    assert changes == []
+    assert [str(command) for command in commands] == ["update-grub"]
+    again.forget()
     assert snapshot(tmp_path) == before
 
 
