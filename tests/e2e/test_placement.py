@@ -96,7 +96,7 @@ async def test_destroy_behind_the_daemons_back_releases_the_slot(agent: AgentPro
 
 
 async def test_unmanaged_encrypted_domain_is_counted(agent: AgentProcess, cloud: Cloud, tmp_path: Path) -> None:
-    """An encrypted guest defined and started by virsh alone holds a slot as UNMANAGED, and gives it back when it ends."""
+    """An encrypted guest defined and started by virsh alone holds a slot as UNMANAGED, until it ends."""
     uuid, name = uuid4(), "stranger"
     before = await cloud.slots_used()
     path = await write_stranger(tmp_path, uuid=str(uuid), name=name)
