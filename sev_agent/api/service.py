@@ -57,14 +57,14 @@ async def run_api(config: ApiConfig) -> None:
     log.info("api.starting", version=__version__)
     async with AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
-        service = _Service(config, session, manager, supervisor)
-        closing.push_async_callback(service.database.close)
+        service = ApiService(config, session, manager, supervisor)
+        closing.push_async_callback(service.close)
         await service.prepare()
         service.start()
         await supervisor.wait()
 
 
-class _Service:
+class ApiService:
     """Everything of one API process."""
 
     def __init__(
@@ -78,7 +78,7 @@ class _Service:
         if config.auth.type == "password":
             dependencies.append(Dependency.KEYSTONE)
         self._health = Health(dependencies, on_change=self._on_health)
-        self.database = Database(config.database)
+        self._database = Database(config.database)
         self._broker = Broker(
             config.messaging.url.get_secret_value(),
             connection_name=f"sev-agent api, process {os.getpid()} on {socket.gethostname()}",
@@ -90,7 +90,7 @@ class _Service:
         self._rpc = RpcClient(self._broker, max_message_bytes=config.messaging.max_message_bytes)
         self._casts = Casts(self._rpc, call_timeout=config.upkeep.call_timeout)
         self._changes = Listener(config.upkeep)
-        events = Events(self.database, self._casts, self._changes, self._metrics)
+        events = Events(self._database, self._casts, self._changes, self._metrics)
         self._ear = NotificationConsumer(
             self._broker,
             queue=topology.api_queue(),
@@ -98,7 +98,7 @@ class _Service:
             max_message_bytes=config.messaging.max_message_bytes,
         )
         self._upkeep = Upkeep(
-            self.database,
+            self._database,
             self._casts,
             self._changes,
             self._metrics,
@@ -115,14 +115,14 @@ class _Service:
     async def prepare(self) -> None:
         """Raises ``WrongRevision``. A database that is away is waited for later."""
         try:
-            await self.database.check_revision()
+            await self._database.check_revision()
         except DatabaseUnavailable as error:
             log.warning("api.database.away", error=str(error))
 
     def start(self) -> None:
         """Start every part; they are stopped in the reverse order: the listening socket first."""
         parts = {
-            "database": self.database.watch(self._on_database),
+            "database": self._database.watch(self._on_database),
             _BROKER_TASK: self._broker.run(),
             "rpc-replies": self._rpc.run(),
             "notifications": self._ear.run(),
@@ -134,19 +134,23 @@ class _Service:
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
+    async def close(self) -> None:
+        """Let go of the database, when every part has stopped."""
+        await self._database.close()
+
     def _routes(self) -> Iterable[Route]:
         """Every group of routes; a new group is a line here."""
         config, zone = self._config, self._config.api.availability_zone
-        flavors, servers = Flavors(self.database), Servers(self.database)
+        flavors, servers = Flavors(self._database), Servers(self._database)
         creation = Creation(
-            database=self.database, flavors=flavors, images=self._images, casts=self._casts, config=config
+            database=self._database, flavors=flavors, images=self._images, casts=self._casts, config=config
         )
-        actions = ServerActions(self.database, self._casts, self._changes, config.upkeep)
+        actions = ServerActions(self._database, self._casts, self._changes, config.upkeep)
         return (
             *FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),
             *ServerRoutes(servers, creation, actions, zone=zone, max_limit=config.api.max_limit).routes(),
-            *KeypairRoutes(Keypairs(self.database), max_limit=config.api.max_limit).routes(),
-            *CloudRoutes(self.database, servers, config.quota, zone=zone).routes(),
+            *KeypairRoutes(Keypairs(self._database), max_limit=config.api.max_limit).routes(),
+            *CloudRoutes(self._database, servers, config.quota, zone=zone).routes(),
         )
 
     def _identity(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:

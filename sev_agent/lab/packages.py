@@ -78,8 +78,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, Package("systemd"), Package("cpio"))
-"""What the tests need: the lab's, and the programs that check units, users, directories and archives."""
+TESTS = (*LAB, Package("systemd"), Package("cpio"), Package("postgresql"))
+"""What the tests need: the lab's, programs that check units, users and archives, and the API's other database."""
 
 
 class PackagesError(LabError):

@@ -1,4 +1,4 @@
-"""Real Keystone, Glance and Placement, started once for all tests by the lab's own means."""
+"""Real Keystone, Glance, Placement and RabbitMQ, started once for all tests by the lab's own means."""
 
 import asyncio
 import os
@@ -20,6 +20,7 @@ from sev_agent.lab.state import free_ports
 from sev_agent.lab.supervisor import Supervisor
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Placement
+from tests.rabbitmq import RabbitNode, rabbitmq
 
 CACHE = Path(os.environ.get("SEV_AGENT_LAB_CACHE", "/var/cache/sev-agent-lab"))
 """Where the services' virtual environment is kept between runs, shared with labs."""
@@ -52,6 +53,13 @@ def placement_url(services_environment: Path, tmp_path_factory: pytest.TempPathF
     path.write_text(path.read_text().replace("auth_strategy = keystone", "auth_strategy = noauth2"))
     with _running(cloud.directory, [cloud.placement()]):
         yield cloud.placement_url
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """A RabbitMQ."""
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as running:
+        yield running
 
 
 @pytest.fixture
