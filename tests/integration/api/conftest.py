@@ -16,9 +16,18 @@ from pydantic import SecretStr
 
 from sev_agent.api.migrations import upgrade
 from sev_agent.api.service import ApiService
-from sev_agent.config import ApiConfig, ApiHttpSection, ApiSection, DatabaseSection, MessagingSection, UpkeepSection
+from sev_agent.config import (
+    ApiConfig,
+    ApiHttpSection,
+    ApiSection,
+    DatabaseSection,
+    MessagingSection,
+    QuotaSection,
+    UpkeepSection,
+)
 from sev_agent.lab.accounts import service_user
 from sev_agent.lab.openstack import OpenStack
+from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.service import ServiceManager, Supervisor
 from tests.e2e.waiting import eventually
@@ -76,6 +85,10 @@ async def fleet(broker: Broker) -> AsyncIterator[Fleet]:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    # What an API asked for last is nobody else's.
+    channel = await (await broker.link()).channel()
+    await (await topology.scheduler_queue(delivery_limit=5).declare(channel, timeout=10)).purge()
+    await channel.close()
 
 
 @dataclass
@@ -169,13 +182,14 @@ async def start_api(
     """Starts APIs on the test's database; ``changes`` replace sections of their configuration."""
     async with contextlib.AsyncExitStack() as closing:
 
-        async def start(**changes: Any) -> Api:
+        async def start(*, needs: tuple[str, ...] = ("database", "broker"), **changes: Any) -> Api:
             sections = {
                 "api": ApiSection(port=free_port()),
                 "http": ApiHttpSection(port=free_port()),
                 "database": database,
                 "messaging": MessagingSection(url=SecretStr(node.url), publish_timeout=5, reconnect_max=0.5),
                 "auth": service_user(tenants.cloud),
+                "quota": QuotaSection(servers=-1, vcpus=-1, ram_mb=-1),
                 "upkeep": UpkeepSection(interval=0.2),
             }
             config = ApiConfig(**(sections | changes))
@@ -183,7 +197,7 @@ async def start_api(
             await closing.enter_async_context(_running(config, session))
             url, health = (f"http://127.0.0.1:{port}" for port in (config.api.port, config.http.port))
             api = Api(f"{url}/v2.1", health, tenants, session, fleet)
-            await _wait_ready(api)
+            await _wait_ready(api, needs)
             return api
 
         yield start
@@ -203,14 +217,14 @@ async def _running(config: ApiConfig, session: aiohttp.ClientSession) -> AsyncIt
         await service.close()
 
 
-async def _wait_ready(api: Api) -> None:
+async def _wait_ready(api: Api, needs: tuple[str, ...]) -> None:
     async def is_ready() -> bool:
         try:
             async with api.session.get(f"{api.health_url}/readyz") as answer:
                 conditions = (await answer.json())["dependencies"]
         except aiohttp.ClientError:
             return False
-        return all(conditions[name]["up"] for name in ("database", "broker"))
+        return all(conditions[name]["up"] for name in needs)
 
     await eventually(is_ready, within=PATIENCE, what="the API is ready")
 
@@ -223,9 +237,12 @@ async def api(start_api: StartApi) -> Api:
     return api
 
 
-async def new_flavor(api: Api, extra_specs: dict[str, str] | None = None, **changes: Any) -> str:
+async def new_flavor(
+    api: Api, extra_specs: dict[str, str] | None = None, *, ram: int = 512, vcpus: int = 1, public: bool = True
+) -> str:
     """A flavor of 512 MiB and 1 GiB, encrypted unless ``extra_specs`` say otherwise."""
-    flavor = {"name": f"f-{uuid4().hex[:8]}", "ram": 512, "vcpus": 1, "disk": 1, **changes}
+    name = f"f-{uuid4().hex[:8]}"
+    flavor = {"name": name, "ram": ram, "vcpus": vcpus, "disk": 1, "os-flavor-access:is_public": public}
     status, body = await api.ask("POST", "/flavors", user="admin", json={"flavor": flavor})
     assert status == 200, body
     made = str(body["flavor"]["id"])

@@ -89,6 +89,27 @@ class Fleet:
         await self.tells(uuid, "create.progress", "building", step="claim")
         await self.tells(uuid, "create.end", "active")
 
+    async def play(self) -> None:
+        """Carry out whatever is asked for, well, until cancelled."""
+        states = {"start_instance": "active", "stop_instance": "stopped", "reboot_instance": "active"}
+
+        async def build() -> None:
+            while True:
+                _, asked = await self.scheduled.get()
+                uuid = str(asked.instance.uuid)
+                self.views[uuid] = {"console": f"console of {asked.instance.name}\n"}
+                await self.builds(uuid)
+
+        async def obey() -> None:
+            while True:
+                order = await self.orders.get()
+                action = order.method.removesuffix("_instance").replace("terminate", "delete")
+                await self.tells(order.uuid, f"{action}.end", states.get(order.method, "deleted"))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(build())
+            group.create_task(obey())
+
     def _schedule(self) -> Method[Any]:
         async def schedule(context: RequestContext, arguments: schema.ScheduleArguments) -> JsonValue:
             await self.scheduled.put((context, arguments))

@@ -1,6 +1,5 @@
 """Who may do what: real tokens of a real Keystone."""
 
-import pytest
 from aiohttp import ClientSession
 
 from sev_agent.config import ApiSection, AuthSection, TokensSection
@@ -38,29 +37,26 @@ async def test_a_member_makes_no_flavors(api: Api) -> None:
     assert (await api.ask("DELETE", f"/flavors/{api.flavor}"))[0] == 403
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "what"),
-    [
-        ("GET", "", None),
-        ("PUT", "", {"server": {"name": "mine"}}),
-        ("DELETE", "", None),
-        ("POST", "/action", {"os-stop": None}),
-        ("POST", "/action", {"os-getConsoleOutput": {}}),
-        ("GET", "/metadata", None),
-        ("POST", "/metadata", {"metadata": {"a": "b"}}),
-        ("PUT", "/metadata/a", {"meta": {"a": "b"}}),
-        ("DELETE", "/metadata/a", None),
-        ("GET", "/os-interface", None),
-    ],
-)
-async def test_another_projects_server_is_not_there(api: Api, method: str, path: str, what: object) -> None:
+QUESTIONS: list[tuple[str, str, object]] = [
+    ("GET", "", None),
+    ("PUT", "", {"server": {"name": "mine"}}),
+    ("DELETE", "", None),
+    ("POST", "/action", {"os-stop": None}),
+    ("POST", "/action", {"os-getConsoleOutput": {}}),
+    ("GET", "/metadata", None),
+    ("POST", "/metadata", {"metadata": {"a": "b"}}),
+    ("PUT", "/metadata/a", {"meta": {"a": "b"}}),
+    ("DELETE", "/metadata/a", None),
+    ("GET", "/os-interface", None),
+]
+
+
+async def test_another_projects_server_is_not_there(api: Api) -> None:
     """404, the same as for one that does not exist, whatever is asked of it."""
     server = await api.created()
-    status, body = await api.ask(method, f"/servers/{server}{path}", user="bob", json=what)
-    assert (status, body) == (
-        404,
-        {"itemNotFound": {"code": 404, "message": f"Instance {server} could not be found."}},
-    )
+    fault = {"itemNotFound": {"code": 404, "message": f"Instance {server} could not be found."}}
+    for method, path, what in QUESTIONS:
+        assert await api.ask(method, f"/servers/{server}{path}", user="bob", json=what) == (404, fault), (method, path)
     assert (await api.show(server))["name"] == "guest"
 
 
@@ -86,13 +82,11 @@ async def test_the_project_in_the_path(api: Api) -> None:
     assert "doesn't match" in body["badRequest"]["message"]
 
 
-@pytest.mark.parametrize("token", ["", "wrong", "gAAAAABm" + "x" * 180, "x" * 9000, "tökén"])
-async def test_a_wrong_token(api: Api, token: str) -> None:
+async def test_a_wrong_token(api: Api) -> None:
     """401 with Nova's body, and where to get a right one."""
-    headers = {"X-Auth-Token": token}
-    async with api.session.get(f"{api.url}/servers", headers=headers) as answer:
-        assert answer.status in {401, 400}
-        if answer.status == 401:
+    for token in ("", "wrong", "gAAAAABm" + "x" * 180, "x" * 8100):
+        async with api.session.get(f"{api.url}/servers", headers={"X-Auth-Token": token}) as answer:
+            assert answer.status == 401
             assert answer.headers["WWW-Authenticate"].startswith("Keystone")
             assert (await answer.json())["unauthorized"]["code"] == 401
 

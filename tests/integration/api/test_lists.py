@@ -7,6 +7,9 @@ import pytest
 
 from tests.integration.api.conftest import Api, StartApi, new_flavor
 
+ESCAPED = "name=" + quote(r"^db\.two$")
+"""A name with a dot, as a regular expression has it."""
+
 
 @pytest.fixture
 async def three(api: Api) -> list[str]:
@@ -36,7 +39,7 @@ async def test_filters(api: Api, three: list[str]) -> None:
         "": [builds, failed, active],
         "name=web": [builds, active],
         "name=^web-one$": [active],
-        f"name={quote('^db\\\\.two$')}": [failed],
+        ESCAPED: [failed],
         "name=^WEB.*e$": [builds, active],
         "name=_": [builds],
         "name=%25": [],
@@ -63,30 +66,30 @@ async def test_filters(api: Api, three: list[str]) -> None:
         assert await listed(api, query, user="admin") == expected, query
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "sort_key=no_such_key",
-        "sort_key=host",
-        "sort_dir=up",
-        "sort_key=name&sort_dir=asc&sort_dir=desc",
-        "limit=-1",
-        "limit=many",
-        "marker=no-such-server",
-        "marker=00000000-0000-4000-8000-000000000000",
-        "changes-since=yesterday",
-        "all_tenants=perhaps",
-        "name=(a%2B)%2B",
-        "name=%00",
-        "ip=10.0.0.1",
-        "status=NONSENSE",
-        "sort_key=" + "x" * 70,
-    ],
-)
-async def test_what_cannot_be_asked(api: Api, query: str) -> None:
+BAD_QUERIES = [
+    "sort_key=no_such_key",
+    "sort_key=host",
+    "sort_dir=up",
+    "sort_key=name&sort_dir=asc&sort_dir=desc",
+    "limit=-1",
+    "limit=many",
+    "marker=no-such-server",
+    "marker=00000000-0000-4000-8000-000000000000",
+    "changes-since=yesterday",
+    "all_tenants=perhaps",
+    "name=(a%2B)%2B",
+    "name=%00",
+    "ip=10.0.0.1",
+    "status=NONSENSE",
+    "sort_key=" + "x" * 70,
+]
+
+
+async def test_what_cannot_be_asked(api: Api) -> None:
     """400 that names it."""
-    status, body = await api.ask("GET", f"/servers?{query}")
-    assert (status, body["badRequest"]["code"]) == (400, 400)
+    for query in BAD_QUERIES:
+        status, body = await api.ask("GET", f"/servers?{query}")
+        assert (status, body["badRequest"]["code"]) == (400, 400), query
 
 
 async def test_an_unknown_status_before_2_38(api: Api) -> None:
@@ -143,7 +146,7 @@ async def test_deleted_servers_are_told_to_those_who_ask_what_changed(api: Api, 
 async def test_flavors_that_are_private(start_api: StartApi) -> None:
     """There for the projects that were given access, and for nobody else; creation included."""
     api = await start_api()
-    api.flavor = await new_flavor(api, **{"os-flavor-access:is_public": False})
+    api.flavor = await new_flavor(api, public=False)
     blue = {"addTenantAccess": {"tenant": api.tenants.projects["blue"]}}
     assert (await api.ask("POST", f"/flavors/{api.flavor}/action", user="admin", json=blue))[0] == 200
     assert (await api.ask("GET", f"/flavors/{api.flavor}", user="bob"))[0] == 200

@@ -96,7 +96,7 @@ async def test_a_deletion_for_a_host_that_left(api: Api) -> None:
 
 
 async def test_a_deletion_that_nobody_speaks_of(api: Api) -> None:
-    """Without a word of schedulers or hosts it is gone after the deadline; if it lives after all, it is deleted there."""
+    """Without a word of anyone it is gone after the deadline; if it lives after all, it is deleted there."""
     server = await api.create()
     await api.ask("DELETE", f"/servers/{server}")
     await api.wait_gone(server)
