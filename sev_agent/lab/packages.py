@@ -78,8 +78,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, Package("systemd"), Package("cpio"), Package("postgresql"))
-"""What the tests need: the lab's, programs that check units, users and archives, and the API's other database."""
+TESTS = (*LAB, *(Package(name) for name in ("systemd", "cpio", "grub-common", "postgresql")))
+"""What the tests need: the lab's, programs that check units, users, archives, boot lines, and the API's database."""
 
 
 class PackagesError(LabError):
