@@ -46,6 +46,7 @@ class Database:
         url = _url(settings)
         self.name = url.render_as_string(hide_password=True)
         self._is_sqlite = url.get_backend_name() == "sqlite"
+        self._is_checked = False
         limits = {"timeout": settings.timeout} | ({} if self._is_sqlite else {"command_timeout": settings.timeout})
         self.engine: AsyncEngine = create_async_engine(
             url,
@@ -94,9 +95,13 @@ class Database:
                 field="database.url",
                 remedy="run 'sev-agent db upgrade' with the same configuration",
             )
+        self._is_checked = True
 
     async def watch(self, on_change: Callable[[str | None], None]) -> None:
-        """Ask every few seconds whether the database is there, until cancelled; ``on_change`` hears why not."""
+        """Ask every few seconds whether the database is there, until cancelled; ``on_change`` hears why not.
+
+        Raises ``WrongRevision`` where it has come up with other tables than are needed.
+        """
         while True:
             raise_if_cancelled()
             try:
@@ -107,6 +112,8 @@ class Database:
             await asyncio.sleep(_WATCH_SECONDS)
 
     async def _ask(self) -> None:
+        if not self._is_checked:
+            await self.check_revision()
         async with self.reading() as session:
             await session.execute(text("SELECT 1"))
 

@@ -1,5 +1,7 @@
 """The API's daemon: its parts made and connected, in one place."""
 
+import asyncio
+import gc
 import os
 import socket
 from collections.abc import Iterable
@@ -30,6 +32,7 @@ from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
 from sev_agent.api.upkeep import Upkeep
 from sev_agent.config import ApiConfig
+from sev_agent.errors import SevAgentError
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
@@ -39,11 +42,13 @@ from sev_agent.observe.http import HttpEndpoints
 from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
 from sev_agent.openstack.tokens import KeystoneTokens
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
+from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
 _TASK_STOP_SECONDS = 5.0
 _BROKER_TASK = "broker"
+_KEYSTONE_SECONDS = 10.0
 
 
 async def run_api(config: ApiConfig) -> None:
@@ -61,6 +66,9 @@ async def run_api(config: ApiConfig) -> None:
         closing.push_async_callback(service.close)
         await service.prepare()
         service.start()
+        # What is there by now lives as long as the process: the collector would look through it, 50 ms each time.
+        gc.collect()
+        gc.freeze()
         await supervisor.wait()
 
 
@@ -121,8 +129,8 @@ class ApiService:
             config,
             broker_is_up=lambda: self._broker.is_up,
         )
-        identity, authenticator = self._identity(session)
-        self._images = TenantImages(session, identity, config.glance, on_request=self._count_request)
+        self._identity, authenticator = self._authentication(session)
+        self._images = TenantImages(session, self._identity, config.glance, on_request=self._count_request)
         routes = every_route(
             config, database=self._database, images=self._images, casts=self._casts, changes=self._changes
         )
@@ -146,6 +154,7 @@ class ApiService:
             "rpc-replies": self._rpc.run(),
             "notifications": self._ear.run(),
             "upkeep": self._upkeep.run(),
+            "keystone": self._watch_keystone(),
             "http": self._http.run(),
             "watchdog": feed_watchdog(self._manager, self._is_alive),
             "api": self._socket.run(),
@@ -157,7 +166,7 @@ class ApiService:
         """Let go of the database, when every part has stopped."""
         await self._database.close()
 
-    def _identity(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
+    def _authentication(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
         auth = self._config.auth
         if auth.type == "none":
             log.warning("api.without_keystone", listens_on=self._config.api.host, everyone_is="admin")
@@ -172,6 +181,18 @@ class ApiService:
             on_reached=self._on_keystone,
         )
         return identity, KeystoneAuthenticator(tokens)
+
+    async def _watch_keystone(self) -> None:
+        """Find out whether Keystone is there also while nobody asks for anything, until cancelled."""
+        while True:
+            raise_if_cancelled()
+            if self._config.auth.type == "password":
+                try:
+                    await self._identity.token()
+                    self._on_keystone(None)
+                except SevAgentError as error:
+                    self._on_keystone(error.message)
+            await asyncio.sleep(_KEYSTONE_SECONDS)
 
     def _count_request(self, service: str, method: str, status: int, seconds: float) -> None:
         self._metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)

@@ -77,10 +77,12 @@ async def broker(node: RabbitNode) -> AsyncIterator[Broker]:
 @pytest.fixture
 async def fleet(broker: Broker) -> AsyncIterator[Fleet]:
     fleet = Fleet(broker, f"host-{uuid4().hex[:8]}")
-    servers = (fleet.scheduler, fleet.work, fleet.queries)
-    tasks = [asyncio.create_task(server.run()) for server in servers]
-    for server in servers:
-        await server.wait_consuming(PATIENCE)
+    tasks = [asyncio.create_task(server.run()) for server in fleet.servers]
+
+    async def takes_requests() -> bool:
+        return fleet.takes_requests
+
+    await eventually(takes_requests, within=PATIENCE, what="schedulers and host take requests")
     yield fleet
     for task in tasks:
         task.cancel()

@@ -45,9 +45,17 @@ class Fleet:
         self.views: dict[str, dict[str, Any]] = {}
         self._by_scheduler = Notifier(broker, publisher_id="sev_scheduler.test")
         self._by_host = Notifier(broker, publisher_id=f"sev_agent.{host}")
-        self.scheduler = _server(broker, topology.scheduler_queue(delivery_limit=5), [self._schedule()])
-        self.work = _server(broker, topology.work_queue(host, delivery_limit=5), self._work())
-        self.queries = _server(broker, topology.query_queue(host), self._queries())
+        self._broker = broker
+        self._taking: set[str] = set()
+        self.servers = (
+            self._server(topology.scheduler_queue(delivery_limit=5), [self._schedule()]),
+            self._server(topology.work_queue(host, delivery_limit=5), self._work()),
+            self._server(topology.query_queue(host), self._queries()),
+        )
+
+    @property
+    def takes_requests(self) -> bool:
+        return len(self._taking) == len(self.servers)
 
     async def next_scheduled(self) -> schema.ScheduleArguments:
         async with asyncio.timeout(PATIENCE):
@@ -150,14 +158,14 @@ class Fleet:
             Method(name="get_console_output", arguments=schema.ConsoleArguments, handler=console),
         ]
 
-
-def _server(broker: Broker, queue: topology.QueueSpec, methods: list[Method[Any]]) -> RpcServer:
-    return RpcServer(
-        broker,
-        queue=queue,
-        methods=methods,
-        max_message_bytes=1024 * 1024,
-        concurrency=32,
-        handler_timeout=10,
-        stop_timeout=5,
-    )
+    def _server(self, queue: topology.QueueSpec, methods: list[Method[Any]]) -> RpcServer:
+        return RpcServer(
+            self._broker,
+            queue=queue,
+            methods=methods,
+            max_message_bytes=1024 * 1024,
+            concurrency=32,
+            handler_timeout=10,
+            stop_timeout=5,
+            on_change=lambda is_up: self._taking.add(queue.name) if is_up else self._taking.discard(queue.name),
+        )
