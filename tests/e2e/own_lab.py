@@ -6,8 +6,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
@@ -26,30 +25,16 @@ from tests.e2e.cloud import Cloud
 from tests.e2e.ear import MAX_BYTES
 from tests.images import make_qcow2
 
-Prepare = Callable[[Path], AbstractAsyncContextManager[None]]
-
 
 @contextlib.asynccontextmanager
-async def _nothing(directory: Path) -> AsyncIterator[None]:
-    yield
-
-
-@contextlib.asynccontextmanager
-async def own_lab(prefix: str, *, slots: int, prepare: Prepare = _nothing) -> AsyncIterator[Lab]:
-    """A lab with one host and no daemon; at its end no process and no mount of it may be left.
-
-    ``prepare`` is entered with the lab's directory before anything runs, and left when all has ended.
-    """
+async def own_lab(prefix: str, *, slots: int) -> AsyncIterator[Lab]:
+    """A lab with one host and no daemon; at its end no process and no mount of it may be left."""
     # pytest's own directories are too deep for the address of a socket.
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     lab = Lab(directory, cache=_cache())
     try:
-        async with prepare(directory):
-            try:
-                await lab.up(hosts=1, agents=False, slots=slots)
-                yield lab
-            finally:
-                await lab.down()
+        await lab.up(hosts=1, agents=False, slots=slots)
+        yield lab
     finally:
         ended = await lab.down(purge=True)
         assert (ended.left, ended.mounts) == ((), ())

@@ -17,7 +17,6 @@ from tests.e2e.cloud import Cloud, run
 from tests.e2e.ear import Ear, listening
 from tests.e2e.own_lab import own_lab, seen_from_outside
 from tests.e2e.waiting import eventually
-from tests.faults.disk import small_disk
 from tests.faults.invariants import bridge_of, invariants
 from tests.faults.services import Between, Services, between
 from tests.faults.tally import TALLY, Tally
@@ -53,7 +52,7 @@ def tally(pytestconfig: pytest.Config) -> Tally:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def lab() -> AsyncIterator[Lab]:
-    async with own_lab("sev-faults-", slots=SLOTS, prepare=small_disk) as lab:
+    async with own_lab("sev-faults-", slots=SLOTS) as lab:
         yield lab
 
 

@@ -11,7 +11,7 @@ import pytest
 from sev_agent.messaging.client import RemoteError
 from tests.e2e.ear import Ear
 from tests.faults.conftest import World
-from tests.faults.disk import Disk
+from tests.faults.disk import full_disk
 from tests.images import MIB
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -22,31 +22,25 @@ _IMAGE_MIB = 16
 async def test_disk_fills_during_a_build(world: World, ear: Ear, tmp_path: Path) -> None:
     """A build whose image does not fit ends in an error that says so, and leaves nothing; with room it works."""
     await world.have()
-    disk, image = Disk(world.cloud.state_dir), await _upload(world, tmp_path)
-    await world.build()
-    await disk.leave(_IMAGE_MIB // 2 * MIB)
-    try:
+    guest, image = await world.build(), await _upload(world, tmp_path)
+    async with full_disk(world.cloud.images_dir, free=_IMAGE_MIB // 2 * MIB):
         failing = await world.begin(image__id=image)
         fault: Any = (await ear.hear(failing, "create.error")).payload["fault"]
         world.note()
-        assert "disk" in fault["code"] or "cache" in fault["code"], fault
+        assert fault["code"] in {"disk.full", "image.no_space"}, fault
         assert fault["retryable"]
         assert fault["remedy"]
         world.asked[failing] = {"error"}
         assert await world.cloud.left(failing) == []
-    finally:
-        await disk.grow()
     await world.build(image__id=image)
-    await world.hold()
+    assert (await world.hold())[guest] == "active"
 
 
-async def test_no_byte_is_left(world: World) -> None:
-    """On a disk without a free byte a request is refused and not forgotten, and a restart loses no record."""
+async def test_journal_is_full(world: World) -> None:
+    """A request that cannot be written down is refused with the reason, and nothing is begun; records stay whole."""
     await world.have()
-    disk, guest = Disk(world.cloud.state_dir), await world.build()
-    await disk.leave(0)
-    try:
-        request = world.request()
+    guest, request = await world.build(), world.request()
+    async with full_disk(world.cloud.state_dir / "instances", free=0):
         with pytest.raises(RemoteError) as caught:
             await world.cloud.order("build_and_run_instance", instance=request)
         world.note()
@@ -55,17 +49,11 @@ async def test_no_byte_is_left(world: World) -> None:
         view = await world.cloud.view(guest)
         assert view is not None
         assert view["state"] == "active"
-        await world.agent.kill()
-        await world.start()
-        view = await world.cloud.view(guest)
-        assert view is not None
-        assert view["state"] == "active"
-    finally:
-        await disk.grow()
-    await world.heal()
+    assert await world.cloud.view(request["uuid"]) is None
     await world.cloud.order("build_and_run_instance", instance=request)
     world.asked[UUID(request["uuid"])] = {"active"}
-    await world.delete(guest)
+    await world.hold()
+    await world.restart()
     await world.hold()
 
 

@@ -62,7 +62,7 @@ class Walk:
         await self.world.heal()
         if self.is_edited:
             # What the minutely comparison would repair, within the minute.
-            await self.world.cloud.order("reconcile")
+            await self.world.cloud.ask("reconcile", dry_run=False)
             self.is_edited = False
         states = await self.world.hold(undefined=self.undefined)
         self.world.asked = {uuid: {state} for uuid, state in states.items() if state != "deleted"}
