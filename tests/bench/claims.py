@@ -1,4 +1,4 @@
-"""How many requests a scheduler places in a second, beside the bare claims that Placement takes from as many clients."""
+"""How many requests a scheduler places in a second, beside the bare claims that Placement takes of as many clients."""
 
 import asyncio
 import contextlib
