@@ -43,7 +43,12 @@ class Process:
     async def command(self, *arguments: str) -> str:
         """What a command prints that reads the same configuration."""
         process = await asyncio.create_subprocess_exec(
-            *_COMMAND, *arguments, "--config", str(self.config), stdout=asyncio.subprocess.PIPE
+            *_COMMAND,
+            *arguments,
+            "--config",
+            str(self.config),
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"COLUMNS": "200"},
         )
         async with asyncio.timeout(PATIENCE):
             output, _ = await process.communicate()
