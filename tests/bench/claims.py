@@ -35,6 +35,7 @@ from tests.bench import guests
 from tests.bench.daemon import resident_mb
 from tests.bench.result import Result
 from tests.bench.stage import Stage
+from tests.releases import release
 
 CLAIMS: Final = 200
 CLIENTS: Final = 10
@@ -92,7 +93,7 @@ class _Scene:
         await work(asked)
         seconds = time.monotonic() - begun
         for each in asked:
-            await self.placement.release(each.instance.uuid)
+            await release(self.placement, each.instance.uuid)
         return seconds / len(asked) * 1000
 
     async def claim(self, asked: Sequence[ScheduleArguments]) -> None:
@@ -168,6 +169,7 @@ async def _host(name: str, placement: Placement, broker: Broker) -> AsyncIterato
     async def build(_: RequestContext, __: schema.BuildArguments) -> JsonValue:
         return None
 
+    consumed = asyncio.Event()
     server = RpcServer(
         broker,
         queue=topology.work_queue(name, delivery_limit=5),
@@ -176,10 +178,12 @@ async def _host(name: str, placement: Placement, broker: Broker) -> AsyncIterato
         concurrency=32,
         handler_timeout=30,
         stop_timeout=5,
+        on_change=lambda _: consumed.set(),
     )
     task = asyncio.create_task(server.run(), name=name)
     try:
-        await server.wait_consuming(_SECONDS)
+        async with asyncio.timeout(_SECONDS):
+            await consumed.wait()
         yield
     finally:
         task.cancel()

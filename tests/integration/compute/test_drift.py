@@ -23,6 +23,7 @@ from tests.integration.compute.conftest import (
     MakeHost,
     resources,
 )
+from tests.releases import release
 from tests.requests import record
 
 
@@ -52,7 +53,7 @@ async def put(host: CountingHost, uuid: UUID, held: dict[UUID, Resources], kind:
 
 
 async def missing(host: CountingHost, uuid: UUID) -> UUID:
-    await host.placement.release(uuid)
+    await release(host.placement, uuid)
     return uuid
 
 

@@ -25,6 +25,7 @@ from sev_agent.sev.generation import Generation
 from tests.integration.scheduler.conftest import OVERHEAD, PATIENCE, Ear, MakeHost, fields, slots_used, told
 from tests.proxy import Proxy
 from tests.rabbitmq import RabbitNode, free_port
+from tests.releases import release
 from tests.requests import instance
 
 MAX_RSS_MB = 70
@@ -160,7 +161,7 @@ async def test_fifty_at_once(
     builds = [host.builds.get_nowait().instance.uuid for host in hosts for _ in range(host.builds.qsize())]
     assert set(builds) == set(placed)
     for uuid in placed:
-        await placement.release(uuid)
+        await release(placement, uuid)
     assert [await slots_used(placement, host) for host in hosts] == [0, 0, 0]
 
 

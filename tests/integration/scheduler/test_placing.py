@@ -32,6 +32,7 @@ from tests.integration.scheduler.conftest import (
     told,
 )
 from tests.rabbitmq import free_port
+from tests.releases import release
 from tests.requests import instance, requested
 
 SAID = {"code": "hypervisor.no_slot", "message": "every slot is taken"}
@@ -137,7 +138,7 @@ async def test_nova_layouts(
         assert held.resources[laid_out.slots][RESOURCE_CLASS] == 1
         assert held.resources[laid_out.providers[node].uuid]["VCPU"] == 2
         for consumer in (*laid_out.consumers, asked.uuid):
-            await placement.release(consumer)
+            await release(placement, consumer)
 
 
 async def test_generations(decider: Decider, make_host: MakeHost) -> None:
@@ -230,7 +231,7 @@ async def test_up_to_three_hosts(decider: Decider, make_host: MakeHost, placemen
         build = await now.next()
         assert build.scheduling is not None
         assert [attempt.host for attempt in build.scheduling.tried] == [host.name for host in tried]
-        await placement.release(asked.uuid)
+        await release(placement, asked.uuid)
         tried.append(now)
         assert len(tried) == n + 1
     ear.heard.clear()
