@@ -361,6 +361,54 @@ class ApiConfig(DaemonConfig):
         return faults
 
 
+class SchedulerSection(Section):
+    """Who this scheduler is, and how it chooses.
+
+    ``strategy`` ``spread`` takes the host with the most free slots, ``pack`` the one with the fewest.
+    ``max_candidates`` is how many hosts Placement is asked for at a time. Times are seconds.
+    """
+
+    name: str = Field(
+        default_factory=_machine_name,
+        validate_default=True,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]+$",
+    )
+    strategy: Literal["spread", "pack"] = "spread"
+    max_candidates: int = Field(default=500, ge=1, le=10_000)
+    max_concurrent: int = Field(default=32, ge=1, le=1000)
+    stop_timeout: Seconds = 10
+
+
+class SchedulerPlacementSection(ServiceSection):
+    """Placement, and what a guest takes beside its RAM there: MiB, as the hosts count it."""
+
+    guest_overhead_mb: int = Field(default=128, ge=0, le=65_536)
+
+
+class SchedulerHttpSection(HttpSection):
+    """As the host daemon's, on a port of its own."""
+
+    port: int = Field(default=9197, ge=0, le=65535)
+
+
+class SchedulerConfig(DaemonConfig):
+    """Everything that ``sev-agent scheduler`` is told. Read with ``load_as``."""
+
+    reference: ClassVar[str] = "conf/sev-agent-scheduler.toml"
+
+    scheduler: SchedulerSection = Field(default_factory=SchedulerSection)
+    messaging: MessagingSection = Field(default_factory=MessagingSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    placement: SchedulerPlacementSection = Field(default_factory=SchedulerPlacementSection)
+    http: SchedulerHttpSection = Field(default_factory=SchedulerHttpSection)
+    log: LogSection = Field(default_factory=LogSection)
+
+    def missing(self) -> list[str]:
+        return _auth_url_missing(self.auth)
+
+
 def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
     """The host daemon's configuration, read by ``load_as``."""
     return load_as(AgentConfig, path, environment)
@@ -374,9 +422,9 @@ def load_as(model: type[D], path: Path, environment: Mapping[str, str] | None = 
     a value of the wrong type or out of bounds, one that another value demands.
     """
     values = _read(path)
-    if "host" in model.model_fields:
+    for section in model.model_fields.keys() & {"host", "scheduler"}:
         # Without its section, a fault of the machine's own name would be told without its path, and alone.
-        values.setdefault("host", {})
+        values.setdefault(section, {})
     faults = _override(values, os.environ if environment is None else environment, variables(model))
     try:
         config = model.model_validate(values)

@@ -10,8 +10,11 @@ from sev_agent import __version__
 
 _COMMANDS: Final = {
     "run": "sev_agent.cli.run",
+    "scheduler": "sev_agent.cli.scheduler",
+    "hosts": "sev_agent.cli.hosts",
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
+    "check": "sev_agent.cli.check",
     "api": "sev_agent.cli.api",
     "db": "sev_agent.cli.db",
     "validate": "sev_agent.cli.validate",

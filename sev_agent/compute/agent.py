@@ -33,7 +33,6 @@ from sev_agent.compute.record import RecordStore
 from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
-from sev_agent.compute.work_gate import WorkGate
 from sev_agent.config import AgentConfig
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
@@ -43,12 +42,12 @@ from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.messaging.spool import Spool
+from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
-from sev_agent.openstack.exchange import RequestObserver
 from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
+from sev_agent.openstack.identity import identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
 
@@ -108,8 +107,8 @@ class _Agent:
         )
         self._domains = Domains(self._hypervisor)
 
-        on_request = _count_requests(self._metrics)
-        identity = _identity(config, session, on_request)
+        on_request = self._metrics.count_request
+        identity = identify(config.auth, session, on_request=on_request)
         glance = Glance(session, identity, config.glance, on_request=on_request)
         placement = Placement(session, identity, config.placement, on_request=on_request)
 
@@ -333,18 +332,3 @@ def _providers(config: AgentConfig, placement: Placement) -> Providers:
             return OwnTree(placement, config.host.name)
         case "beside-nova":
             return NovaTree(placement, config.placement.nova_node)
-
-
-def _identity(config: AgentConfig, session: aiohttp.ClientSession, on_request: RequestObserver) -> Identity:
-    match config.auth.type:
-        case "none":
-            return NoIdentity()
-        case "password":
-            return KeystoneIdentity(session, config.auth, on_request=on_request)
-
-
-def _count_requests(metrics: Metrics) -> RequestObserver:
-    def count(service: str, method: str, status: int, seconds: float) -> None:
-        metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
-
-    return count

@@ -6,19 +6,11 @@ from typing import Literal
 from uuid import UUID
 
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import Size
 
 Resources = Mapping[str, int]
 
 StoppedGuests = Literal["release", "hold"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """What an instance takes of its host. ``memory_mb`` in MiB, ``disk_gb`` in GiB."""
-
-    vcpus: int
-    memory_mb: int
-    disk_gb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +41,8 @@ def desired(
     guest is counted on the root alone.
     """
     keeps_all = runs or stopped_guests == "hold"
-    held = {"VCPU": size.vcpus, "MEMORY_MB": size.memory_mb} if keeps_all else {}
-    held["DISK_GB"] = size.disk_gb
-    by_provider = {tree.root: {name: amount for name, amount in held.items() if amount and _has(tree, name)}}
+    kept = size.resources if keeps_all else Size(vcpus=0, memory_mb=0, disk_gb=size.disk_gb).resources
+    by_provider = {tree.root: {name: amount for name, amount in kept.items() if _has(tree, name)}}
     slots = tree.generations.get(generation)
     if keeps_all and slots is not None:
         by_provider.setdefault(slots, {})[RESOURCE_CLASS] = 1

@@ -2,27 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from uuid import UUID
 
-from sev_agent.compute.allocation import ProviderTree, Resources, Size, StoppedGuests, desired
+from sev_agent.compute.allocation import ProviderTree, Resources, StoppedGuests, desired
 from sev_agent.compute.record import Record, State
 from sev_agent.hypervisor.domains import Guest
 from sev_agent.openstack.placement import Allocation
-from sev_agent.sev.footprint import guest_footprint_mb
-
-
-class ConsumerType(StrEnum):
-    """Who holds an allocation.
-
-    ``INSTANCE``: an instance of ours; Nova's own have this type too. ``UNMANAGED``: an encrypted guest that somebody
-    else started. ``SCHEDULED``: a claim that a scheduler made for a request that has not reached the host yet.
-    """
-
-    INSTANCE = "INSTANCE"
-    UNMANAGED = "UNMANAGED"
-    SCHEDULED = "SCHEDULED"
-
+from sev_agent.sev.holdings import ConsumerType, Size
 
 OURS: frozenset[str] = frozenset({ConsumerType.UNMANAGED, ConsumerType.SCHEDULED})
 """The types that nobody but this project gives: such a consumer is never Nova's."""
@@ -78,9 +64,7 @@ def managed(record: Record, tree: ProviderTree, terms: Terms, *, runs: bool) -> 
     instance = record.instance
     flavor = instance.flavor
     assert record.generation is not None, "a build learns the generation before it claims"
-    size = Size(
-        vcpus=flavor.vcpus, memory_mb=guest_footprint_mb(flavor.memory_mb, terms.overhead_mb), disk_gb=flavor.root_gb
-    )
+    size = Size.of_guest(flavor.vcpus, flavor.memory_mb, flavor.root_gb, overhead_mb=terms.overhead_mb)
     return Holding(
         resources=desired(size, record.generation, runs=runs, tree=tree, stopped_guests=terms.stopped_guests),
         consumer_type=ConsumerType.INSTANCE,
@@ -91,7 +75,7 @@ def managed(record: Record, tree: ProviderTree, terms: Terms, *, runs: bool) -> 
 
 def _unmanaged(guest: Guest, tree: ProviderTree, terms: Terms) -> Holding:
     assert guest.generation is not None, "only encrypted guests are counted"
-    size = Size(vcpus=guest.vcpus, memory_mb=guest_footprint_mb(guest.memory_mb, terms.overhead_mb), disk_gb=0)
+    size = Size.of_guest(guest.vcpus, guest.memory_mb, 0, overhead_mb=terms.overhead_mb)
     return Holding(
         resources=desired(size, guest.generation, runs=True, tree=tree, stopped_guests="release"),
         consumer_type=ConsumerType.UNMANAGED,

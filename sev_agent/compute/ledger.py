@@ -9,10 +9,11 @@ from uuid import UUID
 import structlog
 
 from sev_agent.compute.allocation import ProviderTree, Resources
-from sev_agent.compute.holding import ConsumerType, Holding
+from sev_agent.compute.holding import Holding
 from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.placement import Allocation, ConcurrentUpdate, Full, Placement, retry_conflicts
+from sev_agent.sev.holdings import ConsumerType
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from sev_agent.compute.allocation import Resources
-from sev_agent.compute.holding import OURS, ConsumerType
+from sev_agent.compute.holding import OURS
 from sev_agent.compute.ledger import Ledger
 from sev_agent.sev.generation import RESOURCE_CLASS
+from sev_agent.sev.holdings import ConsumerType
 
 
 class Strangers:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt  # noqa: TID251 - this package is the one that may
-from lxml import etree
 
 from sev_agent.config import HypervisorSection
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.errors import HypervisorError, text_of
+from sev_agent.hypervisor.sev_capabilities import parse
 
 _ARCHITECTURE = "x86_64"
 _MACHINE = "q35"
@@ -38,6 +38,20 @@ class HostCapabilities:
     memory_mb: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainCapabilities:
+    """libvirt's XML on what domains can have, and its version and the emulator's."""
+
+    xml: str
+    libvirt_version: str
+    emulator_version: str
+
+
+async def read_domain_capabilities(hypervisor: Hypervisor, settings: HypervisorSection) -> DomainCapabilities:
+    """Only what libvirt says of domains, unread. Raises as ``read``."""
+    return await hypervisor.look(lambda connection: _ask(connection, settings.emulator, settings.virt_type))
+
+
 async def read(hypervisor: Hypervisor, settings: HypervisorSection) -> HostCapabilities:
     """Ask libvirt, in one trip. Raises ``HypervisorUnavailable``; ``HypervisorError`` if the emulator is unusable."""
     return await hypervisor.look(lambda connection: _read(connection, settings.emulator, settings.virt_type))
@@ -45,31 +59,44 @@ async def read(hypervisor: Hypervisor, settings: HypervisorSection) -> HostCapab
 
 def _read(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> HostCapabilities:
     try:
-        xml = connection.getDomainCapabilities(str(emulator), _ARCHITECTURE, _MACHINE, virt_type)
+        told = _ask(connection, emulator, virt_type)
         _, node_memory_mb, cpus, *_ = connection.getInfo()
         memory_mb = _memory_mb(connection) or node_memory_mb
-        versions = connection.getLibVersion(), connection.getVersion()
         hostname = connection.getHostname()
     except libvirt.libvirtError as error:
-        raise HypervisorError(
-            f"libvirt tells no capabilities of {emulator} with {virt_type}: {text_of(error)}",
-            remedy="correct hypervisor.emulator and hypervisor.virt_type",
-        ) from error
-    answer = _parse(xml)
-    sev = answer.find("features/sev[@supported='yes']")
+        raise _untold(emulator, virt_type, error) from error
+    answer = parse(told.xml)
     return HostCapabilities(
-        sev=sev is not None,
-        sev_max_guests=_number(sev, "maxGuests"),
-        sev_es_max_guests=_number(sev, "maxESGuests"),
-        cbitpos=_number(sev, "cbitpos"),
-        reduced_phys_bits=_number(sev, "reducedPhysBits"),
-        sectypes=_sectypes(answer),
-        machine=answer.findtext("machine") or _MACHINE,
-        libvirt_version=_version(versions[0]),
-        emulator_version=_version(versions[1]),
+        sev=answer.sev,
+        sev_max_guests=answer.sev_max_guests,
+        sev_es_max_guests=answer.sev_es_max_guests,
+        cbitpos=answer.cbitpos,
+        reduced_phys_bits=answer.reduced_phys_bits,
+        sectypes=answer.sectypes,
+        machine=answer.machine or _MACHINE,
+        libvirt_version=told.libvirt_version,
+        emulator_version=told.emulator_version,
         hostname=hostname,
         cpus=cpus,
         memory_mb=memory_mb,
+    )
+
+
+def _ask(connection: libvirt.virConnect, emulator: Path, virt_type: str) -> DomainCapabilities:
+    try:
+        return DomainCapabilities(
+            xml=connection.getDomainCapabilities(str(emulator), _ARCHITECTURE, _MACHINE, virt_type),
+            libvirt_version=_version(connection.getLibVersion()),
+            emulator_version=_version(connection.getVersion()),
+        )
+    except libvirt.libvirtError as error:
+        raise _untold(emulator, virt_type, error) from error
+
+
+def _untold(emulator: Path, virt_type: str, error: libvirt.libvirtError) -> HypervisorError:
+    return HypervisorError(
+        f"libvirt tells no capabilities of {emulator} with {virt_type}: {text_of(error)}",
+        remedy="correct hypervisor.emulator and hypervisor.virt_type",
     )
 
 
@@ -84,24 +111,6 @@ def _memory_mb(connection: libvirt.virConnect) -> int | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return None
         raise
-
-
-def _parse(xml: str) -> etree._Element:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    try:
-        return etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as error:
-        raise HypervisorError(f"libvirt's domain capabilities are not XML: {error}") from error
-
-
-def _number(sev: etree._Element | None, name: str) -> int | None:
-    text = "" if sev is None else (sev.findtext(name) or "").strip()
-    return int(text) if text.isdecimal() else None
-
-
-def _sectypes(capabilities: etree._Element) -> frozenset[str]:
-    found = capabilities.iterfind("features/launchSecurity[@supported='yes']/enum[@name='sectype']/value")
-    return frozenset(value.text for value in found if value.text)
 
 
 def _version(number: int) -> str:

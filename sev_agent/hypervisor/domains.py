@@ -9,7 +9,8 @@ from uuid import UUID
 import libvirt  # noqa: TID251 - this package is the one that may
 
 from sev_agent.hypervisor.connection import Hypervisor
-from sev_agent.hypervisor.errors import define_failure, operation_failure, start_failure
+from sev_agent.hypervisor.errors import define_failure, operation_failure
+from sev_agent.hypervisor.launch_failures import start_failure
 from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey, survey_of
 
 __all__ = ["DomainState", "Domains", "Guest"]

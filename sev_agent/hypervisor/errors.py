@@ -1,7 +1,6 @@
 """What can go wrong below, in words for the person who must act."""
 
-import re
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import libvirt  # noqa: TID251 - this package is the one that may
 
@@ -53,38 +52,6 @@ class NoMemory(StartFailed, Exhausted):
     code = "hypervisor.no_memory"
 
 
-class _Symptom(NamedTuple):
-    pattern: re.Pattern[str]
-    error: type[StartFailed]
-    remedy: str
-
-
-_SLOTS_REMEDY = "delete or stop an encrypted guest of this host, lower encryption.limit, or use another host"
-
-_SYMPTOMS = (
-    # KVM_SEV_INIT fails with EBUSY when the ASIDs (or the misc cgroup's share of them) are used up: Linux,
-    # arch/x86/kvm/svm/sev.c, sev_asid_new; QEMU, target/i386/sev.c, prints "failed to initialize ret=-16".
-    _Symptom(re.compile(r"sev\w*: failed to initialize ret=-16\b", re.IGNORECASE), NoSlot, _SLOTS_REMEDY),
-    # The firmware's own refusals: ASID_OWNED (0xC) and RESOURCE_LIMIT (0x17), AMD's SEV API document, status codes.
-    _Symptom(re.compile(r"\bfw_error='?(?:12|23|0x0*c|0x0*17)\b", re.IGNORECASE), NoSlot, _SLOTS_REMEDY),
-    _Symptom(
-        re.compile(r"cannot limit locked memory|failed to lock memory|mlockall", re.IGNORECASE),
-        StartFailed,
-        "let libvirtd raise the limit of locked memory: CAP_SYS_RESOURCE, or LimitMEMLOCK=infinity in its unit",
-    ),
-    _Symptom(
-        re.compile(r"cannot set up guest memory|Cannot allocate memory", re.IGNORECASE),
-        NoMemory,
-        "free memory on this host, raise placement.reserved_host_memory_mb, or use another host",
-    ),
-    _Symptom(
-        re.compile(r"sev_\w+: .*\bfw_error=|SEV is not enabled|SEV feature is not available|Failed to open /dev/sev"),
-        StartFailed,
-        "run 'sev-agent check' on this host",
-    ),
-)
-
-
 _HOST_FAULTS = frozenset(
     {
         libvirt.VIR_ERR_SYSTEM_ERROR,
@@ -94,15 +61,6 @@ _HOST_FAULTS = frozenset(
         libvirt.VIR_ERR_RESOURCE_BUSY,
     }
 )
-
-
-def start_failure(name: str, error: libvirt.libvirtError) -> StartFailed:
-    """The error for a domain ``name`` that did not start."""
-    text = text_of(error)
-    for symptom in _SYMPTOMS:
-        if symptom.pattern.search(text):
-            return symptom.error(f"domain {name} does not start: {text}", remedy=symptom.remedy)
-    return StartFailed(f"domain {name} does not start: {text}", remedy="read the domain's log below /var/log/libvirt")
 
 
 def define_failure(error: libvirt.libvirtError) -> HypervisorError:

@@ -16,12 +16,26 @@ Labelled = Iterable[tuple[tuple[str, ...], float]]
 
 
 class ProcessMetrics:
-    """The metrics of every daemon: its process; what its parts hold is read by ``observe`` when it is asked for."""
+    """The metrics of every daemon: its process, and its requests to OpenStack.
+
+    What its parts hold is read by ``observe`` when it is asked for.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
+        self.openstack_seconds = Histogram(
+            "sev_agent_openstack_request_seconds",
+            "Requests to OpenStack services, by service, method and status.",
+            ("service", "method", "status"),
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+            registry=self.registry,
+        )
+
+    def count_request(self, service: str, method: str, status: int, seconds: float) -> None:
+        """A ``RequestObserver`` of the requests to OpenStack's services."""
+        self.openstack_seconds.labels(service, method, str(status)).observe(seconds)
 
     def observe(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Labelled]) -> None:
         """Offer a gauge whose values are read at the moment that somebody asks for them."""
@@ -91,13 +105,6 @@ class Metrics(ProcessMetrics):
         self.reconciled_at = Gauge(
             "sev_agent_last_reconciliation_timestamp_seconds",
             "When the last reconciliation ended well.",
-            registry=self.registry,
-        )
-        self.openstack_seconds = Histogram(
-            "sev_agent_openstack_request_seconds",
-            "Requests to OpenStack services, by service, method and status.",
-            ("service", "method", "status"),
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
             registry=self.registry,
         )
 

@@ -280,3 +280,14 @@ def _domain(domain_id: str | None, name: str) -> Mapping[str, str]:
 
 def _seconds(start: datetime, end: datetime) -> float:
     return (end - start).total_seconds()
+
+
+def identify(
+    auth: AuthSection, session: aiohttp.ClientSession, *, on_request: RequestObserver = ignore_request
+) -> Identity:
+    """The identity that ``auth`` configures."""
+    match auth.type:
+        case "none":
+            return NoIdentity()
+        case "password":
+            return KeystoneIdentity(session, auth, on_request=on_request)

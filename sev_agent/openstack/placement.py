@@ -128,6 +128,20 @@ class Placement:
             on_request=on_request,
         )
 
+    async def providers(
+        self, *, required: Collection[str] = (), forbidden: Collection[str] = ()
+    ) -> tuple[Provider, ...]:
+        """All providers that have every trait in ``required`` and none in ``forbidden``.
+
+        Raises ``PlacementRefused`` where Placement knows no such trait.
+        """
+        traits = wire.traits_query(required, forbidden)
+        return await self._providers({"required": traits} if traits else {})
+
+    async def ensure_trait(self, name: str) -> None:
+        """Make Placement know a custom trait, so that it can be asked for before any provider has it."""
+        await self._send("PUT", f"/traits/{name}", accepted={201, 204})
+
     async def find_provider(self, name: str) -> Provider | None:
         found = await self._providers({"name": name})
         return found[0] if found else None
@@ -193,7 +207,7 @@ class Placement:
         """
         for trait in sorted(traits):
             if trait.startswith(_CUSTOM):
-                await self._send("PUT", f"/traits/{trait}", accepted={201, 204})
+                await self.ensure_trait(trait)
         body = {"resource_provider_generation": generation, "traits": sorted(traits)}
         response = await self._send("PUT", _path(uuid, "traits"), json=body, accepted={200})
         return response.parse(wire.TraitsDocument).resource_provider_generation
@@ -235,9 +249,21 @@ class Placement:
 
         return await retry_conflicts(attempt)
 
-    async def allocation_candidates(self, groups: Mapping[str, RequestGroup], *, limit: int = 100) -> Candidates:
-        """Where the groups could be claimed, at most ``limit`` ways. Keys are suffixes, empty for the plain group."""
+    async def allocation_candidates(
+        self,
+        groups: Mapping[str, RequestGroup],
+        *,
+        limit: int = 100,
+        root_required: Collection[str] = (),
+        root_forbidden: Collection[str] = (),
+    ) -> Candidates:
+        """Where the groups could be claimed, at most ``limit`` ways. Keys are suffixes, empty for the plain group.
+
+        The root of each tree must have all traits in ``root_required`` and none in ``root_forbidden``.
+        """
         query = wire.candidates_query(groups, limit)
+        if traits := wire.traits_query(root_required, root_forbidden):
+            query["root_required"] = traits
         response = await self._send("GET", "/allocation_candidates", params=query, accepted={200})
         return response.parse(wire.CandidatesDocument).value()
 

@@ -1,6 +1,6 @@
 """Placement's documents at microversion 1.39, checked, and the values that they stand for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -164,13 +164,18 @@ def candidates_query(groups: Mapping[str, RequestGroup], limit: int) -> dict[str
     for suffix, group in groups.items():
         if group.resources:
             query[f"resources{suffix}"] = ",".join(f"{name}:{amount}" for name, amount in group.resources.items())
-        if traits := [*sorted(group.required), *(f"!{trait}" for trait in sorted(group.forbidden))]:
-            query[f"required{suffix}"] = ",".join(traits)
+        if traits := traits_query(group.required, group.forbidden):
+            query[f"required{suffix}"] = traits
         if group.in_tree is not None:
             query[f"in_tree{suffix}"] = str(group.in_tree)
     if sum(1 for suffix in groups if suffix) > 1:
         query["group_policy"] = "none"
     return query
+
+
+def traits_query(required: Collection[str], forbidden: Collection[str]) -> str:
+    """Traits as a parameter has them, those that must not be there with an exclamation mark."""
+    return ",".join([*sorted(required), *(f"!{trait}" for trait in sorted(forbidden))])
 
 
 class ErrorDetail(BaseModel):

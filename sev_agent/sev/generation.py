@@ -22,3 +22,5 @@ class Generation(StrEnum):
 
 RESOURCE_CLASS = "MEM_ENCRYPTION_CONTEXT"
 NODE_TYPE_TRAIT = "CUSTOM_NODE_TYPE_SEV"
+DISABLED_TRAIT = "COMPUTE_STATUS_DISABLED"
+"""What Nova gives the provider of a host that an operator disabled, and an operator may: nothing new goes there."""

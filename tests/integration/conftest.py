@@ -1,4 +1,4 @@
-"""Real Keystone, Glance and Placement, started once for all tests by the lab's own means."""
+"""Real RabbitMQ, Keystone, Glance and Placement, started once for all tests by the lab's own means."""
 
 import asyncio
 import os
@@ -20,6 +20,7 @@ from sev_agent.lab.state import free_ports
 from sev_agent.lab.supervisor import Supervisor
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Placement
+from tests.rabbitmq import RabbitNode, rabbitmq
 
 CACHE = Path(os.environ.get("SEV_AGENT_LAB_CACHE", "/var/cache/sev-agent-lab"))
 """Where the services' virtual environment is kept between runs, shared with labs."""
@@ -46,12 +47,14 @@ def cloud(services_environment: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def placement_url(services_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Placement that authenticates nobody: it is ready in a second, and needs nothing else."""
-    cloud = _openstack(services_environment, tmp_path_factory.mktemp("placement"))
-    cloud.prepare()
-    path = cloud.directory / "placement" / "placement.conf"
-    path.write_text(path.read_text().replace("auth_strategy = keystone", "auth_strategy = noauth2"))
-    with _running(cloud.directory, [cloud.placement()]):
-        yield cloud.placement_url
+    with open_placement(services_environment, tmp_path_factory.mktemp("placement")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -63,6 +66,17 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 @pytest.fixture
 def placement(session: aiohttp.ClientSession, placement_url: str) -> Placement:
     return Placement(session, NoIdentity(), ServiceSection(endpoint=placement_url))
+
+
+@contextmanager
+def open_placement(services_environment: Path, directory: Path) -> Iterator[str]:
+    """One without Keystone, at the address that is given."""
+    cloud = _openstack(services_environment, directory)
+    cloud.prepare()
+    path = cloud.directory / "placement" / "placement.conf"
+    path.write_text(path.read_text().replace("auth_strategy = keystone", "auth_strategy = noauth2"))
+    with _running(cloud.directory, [cloud.placement()]):
+        yield cloud.placement_url
 
 
 def _openstack(services_environment: Path, directory: Path) -> OpenStack:

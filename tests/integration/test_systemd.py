@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 
 from sev_agent.cli.run import CONFIG_FAULT
-from sev_agent.config import AgentConfig, BuildsSection, HostSection, variables
+from sev_agent.config import AgentConfig, BuildsSection, HostSection, SchedulerSection, variables
 from sev_agent.hypervisor.event_loop import _STUCK_AFTER
 from sev_agent.service import WATCHDOG_FRACTION
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 UNIT = "sev-agent.service"
+SCHEDULER_UNIT = "sev-agent-scheduler.service"
 MAX_EXPOSURE = 20
 """In tenths, as systemd-analyze's threshold counts; it calls up to 4.4 "OK"."""
 
@@ -61,8 +62,8 @@ def _run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
 
 
-def _verify(root: Path) -> subprocess.CompletedProcess[str]:
-    argv = ["systemd-analyze", "verify", f"--root={root}", "--man=no", "--recursive-errors=no", UNIT]
+def _verify(root: Path, unit: str = UNIT) -> subprocess.CompletedProcess[str]:
+    argv = ["systemd-analyze", "verify", f"--root={root}", "--man=no", "--recursive-errors=no", unit]
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
 
 
@@ -115,6 +116,32 @@ class TestUnit:
             print(f" exposure level {overall[1]}, bound {MAX_EXPOSURE / 10:.1f}", end=" ")  # noqa: T201 - a figure to see
         assert result.returncode == 0
         assert float(overall[1]) <= MAX_EXPOSURE / 10
+
+
+class TestScheduler:
+    def test_is_clean(self, root: Path) -> None:
+        """``systemd-analyze verify`` finds nothing to say about the scheduler's unit, and its stop has time enough."""
+        shutil.copy(SHIPPED / SCHEDULER_UNIT, root / "etc/systemd/system")
+        result = _verify(root, SCHEDULER_UNIT)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        (stop,) = _settings(SCHEDULER_UNIT)["Service"]["TimeoutStopSec"]
+        assert int(stop) >= SchedulerSection(name="any").stop_timeout + STOP_MARGIN
+
+    def test_exposure_is_low(self, root: Path) -> None:
+        """``systemd-analyze security`` puts the exposure below the bound."""
+        shutil.copy(SHIPPED / SCHEDULER_UNIT, root / "etc/systemd/system")
+        options = ["--offline=yes", f"--root={root}", "--no-pager", f"--threshold={MAX_EXPOSURE}"]
+        argv = ["systemd-analyze", "security", *options, SCHEDULER_UNIT]
+        result = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stdout
+
+    def test_user_is_made(self, root: Path) -> None:
+        """``systemd-sysusers`` makes the user that the unit names."""
+        (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+        (root / "etc/group").write_text("root:x:0:\n")
+        _run("systemd-sysusers", f"--root={root}", str(SHIPPED / "sev-agent-scheduler.sysusers"))
+        (user,) = _settings(SCHEDULER_UNIT)["Service"]["User"]
+        assert f"\n{user}:" in (root / "etc/passwd").read_text()
 
 
 class TestAgreement:

@@ -17,6 +17,7 @@ from sev_agent.config import (
     ConfigurationError,
     DaemonConfig,
     LogFormat,
+    SchedulerConfig,
     Section,
     load,
     load_as,
@@ -55,6 +56,7 @@ class Shipped:
 SHIPPED = [
     Shipped(AgentConfig, {"auth": {"auth_url", "username"}}),
     Shipped(ApiConfig, {"auth": {"auth_url", "username"}}),
+    Shipped(SchedulerConfig, {"auth": {"auth_url", "username"}}),
 ]
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from sev_agent.compute.accounting import NotRegistered
 from sev_agent.compute.allocation import ProviderTree
-from sev_agent.compute.holding import ConsumerType
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import FULL_SIZE, SLOTS, UNMANAGED_SIZE, CountingHost, resources
 from tests.requests import record
 

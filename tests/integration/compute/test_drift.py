@@ -9,10 +9,10 @@ import pytest
 
 from sev_agent.compute.allocation import Resources
 from sev_agent.compute.drift import Kind, Reconciliation
-from sev_agent.compute.holding import ConsumerType
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Inventory
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import (
     FULL_SIZE,
     OVERHEAD,

@@ -5,12 +5,12 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from sev_agent.compute.holding import ConsumerType
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.nova_tree import NovaTreeMissing
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Full, Placement
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import FULL_SIZE, UNMANAGED_SIZE, CountingHost, MakeHost, resources
 from tests.integration.compute.nova_layout import Nova, NovaHost
 from tests.libvirt_host import SEV_ES

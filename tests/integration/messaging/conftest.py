@@ -1,10 +1,10 @@
-"""A real RabbitMQ for all tests here, and the parts under test connected to it."""
+"""The parts under test, connected to a real RabbitMQ."""
 
 import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -14,18 +14,12 @@ import pytest
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from tests.proxy import Proxy
-from tests.rabbitmq import RabbitNode, rabbitmq
+from tests.rabbitmq import RabbitNode
 
 MAX_BYTES = 100_000
 
 Connect: TypeAlias = Callable[[str], Awaitable[Broker]]
 Run: TypeAlias = Callable[[Any], "asyncio.Task[None]"]
-
-
-@pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
-    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as running:
-        yield running
 
 
 @pytest.fixture

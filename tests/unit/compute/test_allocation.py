@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sev_agent.compute.allocation import ProviderTree, Size, StoppedGuests, desired
-from sev_agent.compute.holding import ConsumerType, Terms, wanted
+from sev_agent.compute.allocation import ProviderTree, StoppedGuests, desired
+from sev_agent.compute.holding import Terms, wanted
 from sev_agent.compute.record import State
 from sev_agent.hypervisor.domains import DomainState, Guest
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.sev.holdings import ConsumerType, Size
 from tests.requests import instance, record
 
 ROOT, CHILD = uuid4(), uuid4()

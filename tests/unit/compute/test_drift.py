@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from sev_agent.compute.allocation import Resources
 from sev_agent.compute.drift import Difference, Kind, ProviderDifference, Reconciliation, compare
-from sev_agent.compute.holding import ConsumerType, Holding
+from sev_agent.compute.holding import Holding
 from sev_agent.openstack.placement import Full
 from sev_agent.sev.generation import RESOURCE_CLASS
+from sev_agent.sev.holdings import ConsumerType
 
 ROOT, CHILD, OTHER = uuid4(), uuid4(), uuid4()
 WHOLE: dict[UUID, Resources] = {ROOT: {"VCPU": 2, "DISK_GB": 1}, CHILD: {RESOURCE_CLASS: 1}}

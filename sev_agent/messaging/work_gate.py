@@ -1,4 +1,4 @@
-"""Whether this host takes work: its queue is consumed only while it can be done."""
+"""Whether a daemon takes work: its queue is consumed only while it can be done."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,10 @@ from sev_agent.messaging.server import RpcServer
 
 
 class WorkGate:
-    """Takes work only while ``is_open`` says so: without a consumer, the broker itself knows that this host cannot.
+    """Takes work only while ``is_open`` says so: without a consumer, the broker itself knows that this daemon cannot.
 
-    It needs libvirt, and a Placement that has come to know this host, since the daemon began, to claim from.
+    A host needs libvirt, and a Placement that has come to know it, since the daemon began, to claim from; a scheduler
+    needs Placement.
     """
 
     def __init__(self, work: RpcServer, *, is_open: Callable[[], bool]) -> None:

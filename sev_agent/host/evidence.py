@@ -1,0 +1,16 @@
+"""Everything that the checks of one host may look at."""
+
+from dataclasses import dataclass
+
+from sev_agent.host.answers import Libvirt, Service
+from sev_agent.host.files import HostFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The files are read when a check asks; libvirt and the services were asked beforehand."""
+
+    files: HostFiles
+    libvirt: Libvirt
+    placement: Service
+    rabbitmq: Service

@@ -1,0 +1,298 @@
+"""A small cloud without guests: real Placement and RabbitMQ, and hosts that only take what they are told."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import pytest
+from pydantic import JsonValue
+
+from sev_agent import schema
+from sev_agent.compute.inventory import HostResources
+from sev_agent.compute.own_tree import OwnTree
+from sev_agent.compute.slots import SlotTotal
+from sev_agent.config import ServiceSection
+from sev_agent.messaging import topology
+from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.client import RpcClient
+from sev_agent.messaging.envelope import Notification, RequestContext
+from sev_agent.messaging.notifications import Notifier, subscribe
+from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.observe.health import Dependency, Health
+from sev_agent.openstack.identity import NoIdentity
+from sev_agent.openstack.placement import Inventory, Placement
+from sev_agent.scheduler.aliveness import Aliveness
+from sev_agent.scheduler.claims import Claims
+from sev_agent.scheduler.fleet import Fleet
+from sev_agent.scheduler.host_names import HostNames
+from sev_agent.scheduler.metrics import SchedulerMetrics
+from sev_agent.scheduler.options import Options
+from sev_agent.scheduler.placement_watch import PlacementWatch
+from sev_agent.scheduler.placing import Placing
+from sev_agent.scheduler.requests import SchedulingRequests
+from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from tests.integration.conftest import open_placement
+from tests.rabbitmq import RabbitNode
+from tests.requests import instance
+
+PATIENCE = 60.0
+"""Seconds that anything may take on a machine that is busy with something else."""
+
+OVERHEAD = 128
+MAX_BYTES = 1024 * 1024
+
+
+@pytest.fixture(scope="session")
+def schedulers_placement_url(services_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Placement with no hosts but those of these tests."""
+    with open_placement(services_environment, tmp_path_factory.mktemp("schedulers-placement")) as url:
+        yield url
+
+
+@pytest.fixture
+async def placement(session: aiohttp.ClientSession, schedulers_placement_url: str) -> AsyncIterator[Placement]:
+    placement = Placement(session, NoIdentity(), ServiceSection(endpoint=schedulers_placement_url))
+    yield placement
+    # Whatever a test left must not be a host, or a claim, of the next one.
+    providers = await placement.providers()
+    for provider in providers:
+        _, consumers = await placement.provider_allocations(provider.uuid)
+        for consumer in consumers:
+            await placement.release(consumer)
+    for provider in sorted(providers, key=lambda provider: provider.parent is None):
+        await placement.delete_provider(provider.uuid)
+
+
+@contextlib.asynccontextmanager
+async def running(component: Any) -> AsyncIterator[None]:
+    """Run a component's ``run()`` for as long as the context is open."""
+    task = asyncio.create_task(component.run(), name=type(component).__name__)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task}, timeout=15)
+        assert task.done(), f"{task.get_name()} does not stop"
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Broker]:
+    broker = Broker(url, connection_name="tests", connect_timeout=5, reconnect_max=0.5, publish_timeout=5)
+    async with running(broker):
+        await broker.wait_up(20)
+        yield broker
+
+
+@pytest.fixture
+async def broker(node: RabbitNode) -> AsyncIterator[Broker]:
+    async with connected(node.url) as broker:
+        channel = await (await broker.link()).channel()
+        queue = await topology.scheduler_queue(delivery_limit=5).declare(channel, timeout=5)
+        await queue.purge()
+        await channel.close()
+        yield broker
+
+
+@pytest.fixture
+def client(broker: Broker) -> RpcClient:
+    return RpcClient(broker, max_message_bytes=MAX_BYTES)
+
+
+@dataclass
+class FakeHost:
+    """A compute host that takes builds, and does nothing with them. ``rp`` is the root of its resource providers."""
+
+    name: str
+    rp: UUID
+    slots: int
+    server: RpcServer
+    builds: "asyncio.Queue[schema.BuildArguments]" = field(default_factory=asyncio.Queue)
+
+    def taken(self) -> list[UUID]:
+        """The instances that it was told to build, each as often as it was told."""
+        told = [self.builds.get_nowait().instance.uuid for _ in range(self.builds.qsize())]
+        for uuid in told:
+            self._told.append(uuid)
+        return list(self._told)
+
+    _told: list[UUID] = field(default_factory=list)
+
+    async def next(self) -> schema.BuildArguments:
+        async with asyncio.timeout(PATIENCE):
+            return await self.builds.get()
+
+
+def small(
+    slots: int, *, memory_mb: int = 64_000, generations: Iterable[Generation] = (Generation.SEV,)
+) -> HostResources:
+    """What a host has to give: room for many guests, and few slots."""
+    root = {
+        "VCPU": Inventory(total=16, max_unit=16, allocation_ratio=16.0),
+        "MEMORY_MB": Inventory(total=memory_mb, max_unit=memory_mb),
+        "DISK_GB": Inventory(total=1000, max_unit=1000),
+    }
+    return HostResources(
+        hostname="ignored", root=root, slots={each: SlotTotal({"configuration": slots}) for each in generations}
+    )
+
+
+MakeHost = Callable[..., Awaitable[FakeHost]]
+
+
+@pytest.fixture
+async def make_host(placement: Placement, broker: Broker) -> AsyncIterator[MakeHost]:
+    """Makes a host that is registered, and alive unless told otherwise."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(slots: int = 2, *, name: str | None = None, alive: bool = True, **resources: Any) -> FakeHost:
+            name = name or f"host-{uuid4().hex[:6]}"
+            given = small(slots, **resources)
+            established = await OwnTree(placement, name).establish(given)
+            assert established.tree is not None
+            builds: asyncio.Queue[schema.BuildArguments] = asyncio.Queue()
+
+            async def build(_: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
+                builds.put_nowait(arguments)
+                return None
+
+            server = RpcServer(
+                broker,
+                queue=topology.work_queue(name, delivery_limit=5),
+                methods=(Method(name="build_and_run_instance", arguments=schema.BuildArguments, handler=build),),
+                max_message_bytes=MAX_BYTES,
+                concurrency=16,
+                handler_timeout=30,
+                stop_timeout=5,
+            )
+            if alive:
+                await stack.enter_async_context(running(server))
+                await server.wait_consuming(30)
+            return FakeHost(name, established.tree.root, slots, server, builds)
+
+        yield make
+
+
+@dataclass
+class Decider:
+    """One scheduler in this process, without its queue. ``claims`` are the outcomes of its attempts to claim."""
+
+    requests: SchedulingRequests
+    placing: Placing
+    watch: PlacementWatch
+    health: Health
+    options: Options
+    claims: list[str]
+
+    async def schedule(self, given: schema.Instance | None = None, **arguments: Any) -> schema.Instance:
+        """Have a request for an instance decided."""
+        given = given or instance()
+        asked = {"instance": given.model_dump(mode="json"), **arguments}
+        context = RequestContext(project_id=given.project_id)
+        if "tried" in asked:
+            await self.requests.reschedule(context, schema.parse(schema.RescheduleArguments, asked))
+        else:
+            await self.requests.schedule(context, schema.parse(schema.ScheduleArguments, asked))
+        return given
+
+
+MakeDecider = Callable[..., "contextlib.AbstractAsyncContextManager[Decider]"]
+
+
+@pytest.fixture
+def make_decider(placement: Placement, broker: Broker, client: RpcClient) -> MakeDecider:
+    """Makes a scheduler's deciding part, with parts replaced by those that are given."""
+
+    @contextlib.asynccontextmanager
+    async def make(**parts: Any) -> AsyncIterator[Decider]:
+        asked = parts.pop("placement", placement)
+        patience = parts.pop("patience", 20.0)
+        health = Health((Dependency.BROKER, Dependency.PLACEMENT))
+        watch = PlacementWatch(asked, health)
+        names, aliveness, outcomes = HostNames(asked), Aliveness(client), list[str]()
+        given: dict[str, Any] = {
+            "options": Options(asked, names, limit=100),
+            "names": names,
+            "claims": Claims(asked),
+            "aliveness": aliveness,
+            "fleet": Fleet(asked, aliveness, max_candidates=100),
+            "client": client,
+            "strategy": "spread",
+            "on_claim": outcomes.append,
+        } | parts
+        placing = Placing(**given)
+        requests = SchedulingRequests(
+            placing=placing,
+            watch=watch,
+            client=given["client"],
+            notifier=Notifier(broker, publisher_id="sev_scheduler.tests"),
+            metrics=SchedulerMetrics(),
+            overhead_mb=OVERHEAD,
+            patience=patience,
+        )
+        async with running(watch):
+            yield Decider(requests, placing, watch, health, given["options"], outcomes)
+
+    return make
+
+
+@pytest.fixture
+async def decider(make_decider: MakeDecider) -> AsyncIterator[Decider]:
+    async with make_decider() as deciding:
+        assert await deciding.watch.wait_up(30)
+        yield deciding
+
+
+class Ear:
+    """Hears what schedulers tell, and keeps it by instance."""
+
+    def __init__(self) -> None:
+        self.heard: list[Notification] = []
+        self._arrived = asyncio.Event()
+
+    def hear(self, notification: Notification) -> None:
+        self.heard.append(notification)
+        self._arrived.set()
+
+    def of(self, uuid: UUID) -> list[Notification]:
+        return [heard for heard in self.heard if heard.payload["instance_uuid"] == str(uuid)]
+
+    async def outcome(self, uuid: UUID) -> Notification:
+        """The first ``end`` or ``error`` of ``uuid``."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for heard in self.of(uuid):
+                    if heard.event_type.rsplit(".", 1)[1] in {"end", "error"}:
+                        return heard
+                self._arrived.clear()
+                await self._arrived.wait()
+
+
+@pytest.fixture
+async def ear(broker: Broker) -> AsyncIterator[Ear]:
+    ear = Ear()
+
+    async def listen(heard: AsyncIterator[Notification]) -> None:
+        async for notification in heard:
+            if notification.event_type.startswith("sev.instance.schedule."):
+                ear.hear(notification)
+
+    async with subscribe(broker, max_message_bytes=MAX_BYTES) as heard:
+        task = asyncio.create_task(listen(heard), name="ear")
+        yield ear
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def slots_used(placement: Placement, host: FakeHost) -> int:
+    """``mem_encryption_used_num`` of a host, of all its generations."""
+    used = [await placement.usages(provider.uuid) for provider in await placement.tree(host.rp)]
+    return sum(amounts.get(RESOURCE_CLASS, 0) for amounts in used)
+
+
+def fields(notification: Notification) -> dict[str, Any]:
+    return dict(notification.payload)
