@@ -18,7 +18,7 @@ from sev_agent.lab.accounts import Accounts
 from sev_agent.lab.control import ControlPlane
 from sev_agent.lab.flavors import ensure_flavor
 from sev_agent.lab.host import Host, RealHost, has_working_sev
-from sev_agent.lab.openrc import ShellFiles
+from sev_agent.lab.openrc import ShellFiles, StockClient
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
 from sev_agent.lab.platform.emulator.kind import Kind
@@ -115,6 +115,15 @@ class Lab:
     def compute_urls(self) -> tuple[str, ...]:
         """The compute API's processes; the first is the catalog's."""
         return self._control.compute_urls
+
+    @property
+    def scheduler_config(self) -> Path | None:
+        """What ``sev-agent hosts`` reads, where there is a scheduler."""
+        return self._control.scheduler_config
+
+    def stock_client(self, user: str) -> StockClient:
+        """The stock ``openstack`` command as the operator ``admin``, or as a tenant such as ``red-member``."""
+        return StockClient(self.cloud, openrc.users(self.cloud)[user])
 
     @property
     def image_id(self) -> UUID:
@@ -297,7 +306,13 @@ class Lab:
 
     @property
     def _shell_files(self) -> ShellFiles:
-        return ShellFiles(directory=self.directory, cloud=self.cloud, rabbit_url=self.rabbit_url, hosts=self.hosts)
+        return ShellFiles(
+            directory=self.directory,
+            cloud=self.cloud,
+            rabbit_url=self.rabbit_url,
+            hosts=self.hosts,
+            scheduler_config=self._control.scheduler_config,
+        )
 
     @property
     def _guest_mark(self) -> dict[str, str]:

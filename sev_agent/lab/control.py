@@ -42,6 +42,11 @@ class ControlPlane:
         """The addresses of the compute API, as a catalog has them."""
         return tuple(f"http://127.0.0.1:{self.ports[name]}/v2.1" for name in _names("api", self.apis))
 
+    @property
+    def scheduler_config(self) -> Path | None:
+        """The configuration file of the first scheduler."""
+        return self._file("scheduler") if self.schedulers else None
+
     async def prepare(self) -> None:
         """Write the configurations, and bring the database up to date. Blocks shortly on the disk.
 
