@@ -127,8 +127,8 @@ class _Demo:
         _screen.print(output.details({key: output.cell(shown[key]) for key in columns if key in shown}))
         host = self._lab.host(str(shown["OS-EXT-SRV-ATTR:host"]))
         counts = await asyncio.to_thread(evidence.scheduling, self._lab, uuid)
-        _screen.print(f"The scheduler took {host.name} of the hosts that were left, condition by condition:")
-        _screen.print(f"  {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+        _screen.print(f"The scheduler took {host.name}, the one with the most free slots ({counted}):")
         await self._fleet()
         return host
 

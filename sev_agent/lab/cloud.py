@@ -25,6 +25,7 @@ from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress, Silent
 from sev_agent.lab.service import GUESTS, LabError, Service, mark
+from sev_agent.lab.side_by_side import side_by_side
 from sev_agent.lab.state import FILE_NAME, HostState, LabState
 from sev_agent.lab.supervisor import ServiceStatus, Supervisor
 
@@ -190,13 +191,9 @@ class Lab:
             with self._progress.step("openstack packages") as say:
                 await environment.provide(self.cache, say)
             await self._start_services()
-            if self._state.hosts:
-                await self._start_hosts()
-                await self._provide_image()
-            await self._control.prepare()
-            if agents:
-                for each in self.hosts:
-                    await asyncio.to_thread(self.agent_config, each)
+            await side_by_side(self._start_hosts(), self._provide_tenants(), self._control.prepare())
+            for each in self.hosts if agents else ():
+                await asyncio.to_thread(self.agent_config, each)
             await self._supervisor.start_side_by_side([*self._control.services(), *(self._agents() if agents else ())])
             if self.compute_urls:
                 await self._provide_flavor()
@@ -270,12 +267,20 @@ class Lab:
         await self._supervisor.start_side_by_side([node, cloud.keystone(), cloud.glance(), cloud.placement()])
         with self._progress.step("accounts"):
             async with aiohttp.ClientSession() as session:
-                await Accounts(session, cloud).ensure(next(iter(self.compute_urls), None))
+                await Accounts(session, cloud).ensure()
 
     async def _start_hosts(self) -> None:
         for each in self.hosts:
             await each.prepare()
         await self._supervisor.start_chains(each.services(self._guest_mark) for each in self.hosts)
+        if self.hosts:
+            await self._provide_image()
+
+    async def _provide_tenants(self) -> None:
+        for first in self.compute_urls[:1]:
+            with self._progress.step("tenants"):
+                async with aiohttp.ClientSession() as session:
+                    await Accounts(session, self.cloud).ensure_tenants(first)
 
     async def _provide_image(self) -> None:
         from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415

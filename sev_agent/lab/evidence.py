@@ -22,7 +22,6 @@ from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.supervisor import last_lines
 from sev_agent.openstack.identity import KeystoneIdentity
 from sev_agent.openstack.placement import Placement
-from sev_agent.scheduler.explanation import Stage
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 
 _VIRSH_SECONDS: Final = 20.0
@@ -103,12 +102,12 @@ def hosts_with_slots(lab: Lab) -> tuple[Host, ...]:
 
 
 def scheduling(lab: Lab, uuid: UUID) -> dict[str, int]:
-    """How many hosts were left after each condition when the scheduler placed the instance. Blocks on its log."""
+    """What the scheduler counted when it placed the instance. Blocks on its log."""
     for line in reversed(last_lines(lab.log_path("scheduler"), _SCHEDULER_LINES)):
         if _PLACED not in line or str(uuid) not in line:
             continue
         said: dict[str, Any] = json.loads(line)
-        return {stage.value: int(said[stage.value]) for stage in Stage if stage.value in said}
+        return {name: int(value) for name, value in said.items() if isinstance(value, int)}
     raise EvidenceMissing(
         f"no scheduler of the lab says where it placed {uuid}", remedy="see 'sev-agent lab logs scheduler'"
     )

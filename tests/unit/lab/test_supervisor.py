@@ -46,6 +46,15 @@ async def test_a_ready_service_is_kept(supervisor: Supervisor, tmp_path: Path) -
     assert pids(tmp_path) == before
 
 
+async def test_a_service_gets_nothing_that_was_open(supervisor: Supervisor, tmp_path: Path) -> None:
+    """A lock or a pipe of whoever called the lab is not held for as long as the lab runs."""
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)  # noqa: FBT003 - it takes no name
+        await supervisor.start(service(tmp_path))
+        (pid,) = pids(tmp_path)
+        assert sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir()) == ["0", "1", "2"]
+
+
 async def test_a_killed_service_is_started_anew(supervisor: Supervisor, tmp_path: Path) -> None:
     """What it left behind is ended first, so that it cannot hold a port or a file."""
     await supervisor.start(service(tmp_path, "sleep 60 & touch up; wait"))
