@@ -1,9 +1,12 @@
-"""The compute API in a test's own process, on a database of its own, without Keystone."""
+"""The compute API in a test's own process: on a database of its own, without Keystone, beside a Glance in memory.
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+What it would send over RabbitMQ is kept in ``InProcessApi.sent``, and answered by nobody.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.test_utils import TestServer
@@ -11,49 +14,50 @@ from pydantic import SecretStr
 
 from sev_agent.api.app import ComputeApi
 from sev_agent.api.caller import LoopbackAuthenticator
+from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database
-from sev_agent.api.flavor_routes import FlavorRoutes
-from sev_agent.api.flavors import Flavors
-from sev_agent.api.keypair_routes import KeypairRoutes
-from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.migrations import upgrade
-from sev_agent.api.routes import Route
-from sev_agent.config import ApiSection, DatabaseSection
+from sev_agent.api.service import every_route
+from sev_agent.api.tenant_images import TenantImages
+from sev_agent.api.told import Listener
+from sev_agent.config import ApiConfig, ApiSection, AuthSection, DatabaseSection, QuotaSection, ServiceSection
+from sev_agent.errors import SevAgentError
+from sev_agent.messaging.client import RpcClient
+from sev_agent.openstack.identity import NoIdentity
+from tests.unit.cli.cloud import ScriptedCloud
 
-MAX_LIMIT: Final = 50
+MAX_LIMIT = 50
+QUOTA = QuotaSection(servers=10, vcpus=-1, ram_mb=-1)
 
 
-def routes(database: Database) -> Iterable[Route]:
-    """The groups that need nothing but the database."""
-    return (
-        *FlavorRoutes(Flavors(database), max_limit=MAX_LIMIT).routes(),
-        *KeypairRoutes(Keypairs(database), max_limit=MAX_LIMIT).routes(),
-    )
+class SentRequests:
+    """In the place of ``RpcClient``: keeps the casts. ``fault`` is raised instead, where it is set."""
 
+    def __init__(self) -> None:
+        self.casts: list[tuple[str, Mapping[str, Any]]] = []
+        self.fault: SevAgentError | None = None
 
-@asynccontextmanager
-async def serving(
-    directory: Path, routes: Callable[[Database], Iterable[Route]] = routes
-) -> AsyncIterator["InProcessApi"]:
-    """An API whose database is a file in ``directory``."""
-    settings = DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite"))
-    await upgrade(settings)
-    database = Database(settings)
-    api = ComputeApi(
-        routes(database), authenticator=LoopbackAuthenticator(), settings=ApiSection(), metrics=ApiMetrics()
-    )
-    async with TestServer(api.app, host="127.0.0.1") as server, aiohttp.ClientSession() as session:
-        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session)
-    await database.close()
+    async def cast(self, method: str, arguments: Mapping[str, Any], **_: Any) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.casts.append((method, arguments))
+
+    async def call(self, method: str, arguments: Mapping[str, Any], **_: Any) -> Any:
+        await self.cast(method, arguments)
+        return ""
 
 
 class InProcessApi:
     """Requests to it are those of administrator ``alice`` of project ``red`` unless headers say otherwise."""
 
-    def __init__(self, api: ComputeApi, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, api: ComputeApi, url: str, session: aiohttp.ClientSession, sent: SentRequests, cloud: ScriptedCloud
+    ) -> None:
         self.api = api
         self.url = url
+        self.sent = sent
+        self.cloud = cloud
         self._session = session
 
     async def ask(
@@ -65,7 +69,7 @@ class InProcessApi:
         project: str = "red",
         roles: str = "admin",
         version: str | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> tuple[int, Any]:
         """The status and the decoded body (``None`` where there is none) of one request below ``/v2.1``."""
@@ -75,3 +79,32 @@ class InProcessApi:
         async with self._session.request(method, f"{self.url}/v2.1{path}", headers=sent, **arguments) as answer:
             body = await answer.read()
             return answer.status, await answer.json() if body else None
+
+
+@asynccontextmanager
+async def serving(directory: Path) -> AsyncIterator[InProcessApi]:
+    """An API whose database is a file in ``directory``."""
+    async with AsyncExitStack() as closing:
+        cloud, sent = ScriptedCloud(), SentRequests()
+        glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
+        session = await closing.enter_async_context(aiohttp.ClientSession())
+        config = ApiConfig(
+            api=ApiSection(max_limit=MAX_LIMIT),
+            database=DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite")),
+            auth=AuthSection(type="none"),
+            glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
+            quota=QUOTA,
+        )
+        await upgrade(config.database)
+        database = Database(config.database)
+        closing.push_async_callback(database.close)
+        routes = every_route(
+            config,
+            database=database,
+            images=TenantImages(session, NoIdentity(), config.glance),
+            casts=Casts(cast("RpcClient", sent), call_timeout=1),
+            changes=Listener(config.upkeep),
+        )
+        api = ComputeApi(routes, authenticator=LoopbackAuthenticator(), settings=config.api, metrics=ApiMetrics())
+        server = await closing.enter_async_context(TestServer(api.app, host="127.0.0.1"))
+        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud)

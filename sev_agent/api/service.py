@@ -64,6 +64,22 @@ async def run_api(config: ApiConfig) -> None:
         await supervisor.wait()
 
 
+def every_route(
+    config: ApiConfig, *, database: Database, images: TenantImages, casts: Casts, changes: Listener
+) -> Iterable[Route]:
+    """Every group of routes; a new group is a line here."""
+    zone, most = config.api.availability_zone, config.api.max_limit
+    flavors, servers = Flavors(database), Servers(database)
+    creation = Creation(database=database, flavors=flavors, images=images, casts=casts, config=config)
+    actions = ServerActions(database, casts, changes, config.upkeep)
+    return (
+        *FlavorRoutes(flavors, max_limit=most).routes(),
+        *ServerRoutes(servers, creation, actions, zone=zone, max_limit=most).routes(),
+        *KeypairRoutes(Keypairs(database), max_limit=most).routes(),
+        *CloudRoutes(database, servers, config.quota, zone=zone).routes(),
+    )
+
+
 class _Service:
     """Everything of one API process."""
 
@@ -108,7 +124,10 @@ class _Service:
         )
         identity, authenticator = self._identity(session)
         self._images = TenantImages(session, identity, config.glance, on_request=self._count_request)
-        api = ComputeApi(self._routes(), authenticator=authenticator, settings=config.api, metrics=self._metrics)
+        routes = every_route(
+            config, database=self.database, images=self._images, casts=self._casts, changes=self._changes
+        )
+        api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
         self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
         self._observe()
@@ -136,21 +155,6 @@ class _Service:
             parts["keystone"] = self._tokens.watch()
         for name, work in parts.items():
             self._supervisor.start(name, work)
-
-    def _routes(self) -> Iterable[Route]:
-        """Every group of routes; a new group is a line here."""
-        config, zone = self._config, self._config.api.availability_zone
-        flavors, servers = Flavors(self.database), Servers(self.database)
-        creation = Creation(
-            database=self.database, flavors=flavors, images=self._images, casts=self._casts, config=config
-        )
-        actions = ServerActions(self.database, self._casts, self._changes, config.upkeep)
-        return (
-            *FlavorRoutes(flavors, max_limit=config.api.max_limit).routes(),
-            *ServerRoutes(servers, creation, actions, zone=zone, max_limit=config.api.max_limit).routes(),
-            *KeypairRoutes(Keypairs(self.database), max_limit=config.api.max_limit).routes(),
-            *CloudRoutes(self.database, servers, config.quota, zone=zone).routes(),
-        )
 
     def _identity(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
         auth = self._config.auth

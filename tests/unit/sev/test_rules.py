@@ -8,6 +8,7 @@ from sev_agent.sev.generation import Generation
 from sev_agent.sev.policy import PolicyBounds, SevPolicy, SnpPolicy
 from sev_agent.sev.refusals import RequestRefused, Subject
 from sev_agent.sev.rules import RULES, EncryptionRequest, encryption_request, judge
+from tests.combinations import COMBINATIONS
 
 FLAVOR = {"hw:mem_encryption": "True"}
 IMAGE = {
@@ -67,62 +68,7 @@ def test_answers(flavor: str | None, image: str | None, code: str) -> None:
     assert not error.retryable
 
 
-@pytest.mark.parametrize(
-    ("flavor", "image", "text"),
-    [
-        ("true", "true", None),
-        (
-            None,
-            "true",
-            (
-                "flavor property 'hw:mem_encryption' is not set, but must be true"
-                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
-            ),
-        ),
-        (
-            "true",
-            None,
-            (
-                "image property 'hw_mem_encryption' is not set, but must be true"
-                " (openstack image set --property hw_mem_encryption=true IMAGE)"
-            ),
-        ),
-        (
-            "true",
-            "false",
-            (
-                "image property 'hw_mem_encryption' is 'false', but must be true:"
-                " flavor property 'hw:mem_encryption' is 'true', the opposite"
-                " (openstack image set --property hw_mem_encryption=true IMAGE)"
-            ),
-        ),
-        (
-            "false",
-            "true",
-            (
-                "flavor property 'hw:mem_encryption' is 'false', but must be true:"
-                " image property 'hw_mem_encryption' is 'true', the opposite"
-                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
-            ),
-        ),
-        (
-            None,
-            None,
-            (
-                "flavor property 'hw:mem_encryption' is not set, but must be true"
-                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
-            ),
-        ),
-        (
-            "false",
-            "false",
-            (
-                "flavor property 'hw:mem_encryption' is 'false', but must be true"
-                " (openstack flavor set --property hw:mem_encryption=true FLAVOR)"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("flavor", "image", "text"), COMBINATIONS)
 def test_seven_combinations(flavor: str | None, image: str | None, text: str | None) -> None:
     """The seven combinations of flavor and image that the method distinguishes: one is accepted, six have a text."""
     extra_specs = {} if flavor is None else {"hw:mem_encryption": flavor}

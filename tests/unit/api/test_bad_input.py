@@ -1,0 +1,354 @@
+"""Every kind of bad input gets the compute API's own status and error body, and leaves nothing behind."""
+
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from sev_agent.errors import Unavailable
+from tests.compute_api import InProcessApi
+from tests.unit.api.requests import make_flavor, make_image, message, nothing_is_there, server, unknown
+
+MIB = 1024**2
+
+
+class BrokerAway(Unavailable):
+    code = "broker.unavailable"
+
+
+async def test_unknown_flavor(api: InProcessApi) -> None:
+    """A flavor that is not there is a 404 to who looks for it, and a 400 to who wants a server of it."""
+    status, body = await api.ask("GET", "/flavors/nothing")
+    assert status == 404
+    assert "nothing" in message(404, body)
+    status, body = await api.ask("POST", "/servers", json=server(make_image(api), "nothing"))
+    assert status == 400
+    assert "server.flavorRef" in message(400, body)
+    assert await nothing_is_there(api)
+
+
+async def test_private_flavor(api: InProcessApi) -> None:
+    """A flavor that the project may not use is as one that is not there."""
+    flavor = {"id": "own", "name": "own", "ram": 512, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": False}
+    await api.ask("POST", "/flavors", json={"flavor": flavor})
+    assert (await api.ask("GET", "/flavors/own", roles="member"))[0] == 404
+    body = server(make_image(api), "own")
+    assert (await api.ask("POST", "/servers", json=body, roles="member"))[0] == 400
+
+
+@pytest.mark.parametrize("image", [unknown(), "not-a-uuid", "", "../../etc/passwd"])
+async def test_unknown_image(api: InProcessApi, image: str) -> None:
+    """An image that is not there, or whose identifier is none, is a 400 that names the field."""
+    await make_flavor(api)
+    status, body = await api.ask("POST", "/servers", json=server(image))
+    assert status == 400
+    assert "server.imageRef" in message(400, body)
+    assert await nothing_is_there(api)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "", None),
+        ("PUT", "", {"server": {"name": "mine"}}),
+        ("DELETE", "", None),
+        ("POST", "/action", {"os-stop": None}),
+        ("POST", "/action", {"os-getConsoleOutput": {}}),
+        ("GET", "/metadata", None),
+        ("PUT", "/metadata", {"metadata": {}}),
+        ("POST", "/metadata", {"metadata": {"a": "b"}}),
+        ("GET", "/metadata/a", None),
+        ("PUT", "/metadata/a", {"meta": {"a": "b"}}),
+        ("DELETE", "/metadata/a", None),
+        ("GET", "/os-interface", None),
+        ("GET", "/os-volume_attachments", None),
+        ("GET", "/os-security-groups", None),
+    ],
+)
+async def test_somebody_elses_server(api: InProcessApi, method: str, path: str, body: Any) -> None:
+    """Another project's server answers exactly as one that was never there, whatever is asked of it."""
+    await make_flavor(api)
+    _, made = await api.ask("POST", "/servers", json=server(make_image(api), metadata={"a": "c"}))
+    theirs, nobodys = made["server"]["id"], unknown()
+    answers = []
+    for server_id in (theirs, nobodys):
+        status, answer = await api.ask(
+            method, f"/servers/{server_id}{path}", json=body, user="bob", project="blue", roles="member"
+        )
+        assert status == 404
+        answers.append(message(404, answer).replace(server_id, "X"))
+    assert answers[0] == answers[1]
+    _, shown = await api.ask("GET", f"/servers/{theirs}")
+    assert (shown["server"]["name"], shown["server"]["metadata"]) == ("web", {"a": "c"})
+
+
+async def test_somebody_elses_server_in_lists(api: InProcessApi) -> None:
+    """No list, filter or marker tells of another project's server."""
+    await make_flavor(api)
+    _, made = await api.ask("POST", "/servers", json=server(make_image(api)))
+    theirs = made["server"]["id"]
+    bob: dict[str, Any] = {"user": "bob", "project": "blue", "roles": "member"}
+    for params in ({}, {"uuid": theirs}, {"name": "web"}, {"project_id": "red"}, {"tenant_id": "red"}):
+        assert await api.ask("GET", "/servers/detail", params=params, **bob) == (200, {"servers": []})
+    assert (await api.ask("GET", "/servers", params={"all_tenants": "1"}, **bob))[0] == 403
+    status, body = await api.ask("GET", "/servers", params={"marker": theirs}, **bob)
+    assert status == 400
+    assert message(400, body) == f"marker [{theirs}] not found"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"name": "x" * 256}, "server.name"),
+        ({"name": ""}, "server.name"),
+        ({"name": "   "}, "server.name"),
+        ({"name": "a\nb"}, "server.name"),
+        ({"name": "größe"}, "server.name"),
+        ({"name": 5}, "server.name"),
+        ({"name": None}, "server.name"),
+        ({"flavorRef": None}, "server.flavorRef"),
+        ({"user_data": base64.b64encode(bytes(64 * 1024)).decode()}, "server.user_data"),
+        ({"user_data": "not base64!"}, "server.user_data"),
+        ({"key_name": "nothing"}, "server.key_name"),
+        ({"min_count": -1}, "server.min_count"),
+        ({"min_count": 0}, "server.min_count"),
+        ({"max_count": 10**9}, "server.max_count"),
+        ({"max_count": 10**100}, "server.max_count"),
+        ({"min_count": 3, "max_count": 2}, "min_count"),
+        ({"min_count": 1.5}, "server.min_count"),
+        ({"min_count": "1e3"}, "server.min_count"),
+        ({"min_count": True}, "server.min_count"),
+        ({"metadata": {"a": 1}}, "server.metadata.a"),
+        ({"metadata": {"a": "x" * 256}}, "server.metadata.a"),
+        ({"metadata": {f"k{index}": "v" for index in range(129)}}, "server.metadata"),
+        ({"metadata": "a"}, "server.metadata"),
+        ({"networks": [{"uuid": unknown()}]}, "could not be found"),
+        ({"networks": [{"uuid": "x"}]}, "server.networks"),
+        ({"networks": "some"}, "server.networks"),
+        ({"availability_zone": "mars"}, "server.availability_zone"),
+        ({"colour": "red"}, "server.colour: is not known here"),
+        ({"personality": [{"path": "/etc/motd", "contents": ""}]}, "personality"),
+    ],
+)
+async def test_bad_server(api: InProcessApi, fields: dict[str, Any], text: str) -> None:
+    """A field that cannot be is a 400 that names it, and no server is made."""
+    await make_flavor(api)
+    status, body = await api.ask("POST", "/servers", json=server(make_image(api), **fields))
+    assert status == 400
+    assert text in message(400, body)
+    assert await nothing_is_there(api)
+
+
+async def test_more_than_the_quota(api: InProcessApi) -> None:
+    """More servers than the project may have are a 403, and none of them is made."""
+    await make_flavor(api)
+    status, body = await api.ask("POST", "/servers", json=server(make_image(api), max_count=11, min_count=11))
+    assert status == 403
+    assert "Quota exceeded" in message(403, body)
+    assert await nothing_is_there(api)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"", 400, "server"),
+        (b"{", 400, "Malformed request body"),
+        (b"null", 400, "server"),
+        (b"[]", 400, "body"),
+        (b'"server"', 400, "body"),
+        (b'{"server": NaN}', 400, "Malformed request body"),
+        (b'{"server": "\xff"}', 400, "Malformed request body"),
+        (b'{"server": "\\ud800"}', 400, "not allowed"),
+        (b'{"server": "\\u0000"}', 400, "not allowed"),
+        (b'{"server": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400, "nested"),
+        (b'{"server": ' + b'{"a":' * 30 + b"1" + b"}" * 30 + b"}", 400, "nested"),
+        (b'{"server": ' + b"9" * 100_000 + b"}", 400, ""),
+        (b'{"server": {"name": "' + b"x" * 300_000 + b'"}}', 413, "too large"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, bytes) else None,
+)
+async def test_bad_body(api: InProcessApi, body: bytes, status: int, text: str) -> None:
+    """What is no JSON, or no JSON that anybody could mean, is refused before it is looked into."""
+    found, answer = await api.ask("POST", "/servers", data=body, headers={"Content-Type": "application/json"})
+    assert found == status
+    assert text in message(status, answer)
+    assert await nothing_is_there(api)
+
+
+async def test_ten_megabytes_of_user_data(api: InProcessApi) -> None:
+    """User data of 10 MB is more than the API reads."""
+    await make_flavor(api)
+    body = json.dumps(server(make_image(api), user_data=base64.b64encode(bytes(10 * MIB)).decode()))
+    headers = {"Content-Type": "application/json"}
+    status, answer = await api.ask("POST", "/servers", data=io.BytesIO(body.encode()), headers=headers)
+    assert status == 413
+    assert "too large" in message(413, answer)
+    assert await nothing_is_there(api)
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["with its length", "in chunks"])
+async def test_a_hundred_megabytes(api: InProcessApi, *, declared: bool) -> None:
+    """A body of 100 MB is refused by its length, or as soon as there is too much of it."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield bytes(MIB)
+
+    headers = {"Content-Type": "application/json"} | ({"Content-Length": str(100 * MIB)} if declared else {})
+    status, answer = await api.ask("POST", "/servers", data=chunks(), headers=headers)
+    assert status == 413
+    message(413, answer)
+    assert await nothing_is_there(api)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "nonsense"])
+async def test_content_type(api: InProcessApi, kind: str) -> None:
+    """A body that does not say that it is JSON is a 415."""
+    await make_flavor(api)
+    body = json.dumps(server(make_image(api))).encode()
+    status, answer = await api.ask("POST", "/servers", data=body, headers={"Content-Type": kind})
+    assert status == 415
+    assert "Content-Type" in message(415, answer)
+    assert await nothing_is_there(api)
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "status", "text"),
+    [
+        ("/servers", {"sort_key": "colour"}, 400, "sort_key"),
+        ("/servers", {"sort_key": "host"}, 400, "sort_key"),
+        ("/servers", {"sort_key": "name", "sort_dir": "sideways"}, 400, "sort_dir"),
+        ("/servers", {"limit": "-1"}, 400, "limit"),
+        ("/servers", {"limit": "many"}, 400, "limit"),
+        ("/servers", {"limit": "9" * 30}, 200, ""),
+        ("/servers", {"marker": unknown()}, 400, "marker"),
+        ("/servers", {"marker": "x" * 5000}, 400, "marker"),
+        ("/servers/detail", {"changes-since": "yesterday"}, 400, "changes-since"),
+        ("/servers", {"name": "(a+)+$"}, 400, "regular expression"),
+        ("/servers", {"colour": "red"}, 200, ""),
+        ("/servers", {"status": "PURPLE"}, 200, ""),
+        ("/servers", {"all_tenants": "perhaps"}, 400, "all_tenants"),
+        ("/flavors", {"sort_key": "colour"}, 400, "sort_key"),
+        ("/flavors", {"marker": "gone"}, 400, "marker"),
+        ("/flavors", {"limit": "-1"}, 400, "limit"),
+        ("/flavors", {"minRam": "-1"}, 400, "minRam"),
+        ("/flavors", {"is_public": "perhaps"}, 200, ""),
+    ],
+)
+async def test_bad_query(api: InProcessApi, path: str, params: dict[str, str], status: int, text: str) -> None:
+    """A sort key, a marker or a limit that cannot be is a 400; an unknown filter, or one of others, is ignored."""
+    found, body = await api.ask("GET", path, params=params, roles="member")
+    assert found == status
+    if status != 200:
+        assert text in message(status, body)
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("2.999", 406), ("3.0", 406), ("1.0", 406), ("2.0", 406), ("latest", 200), ("2.01", 400), ("two", 400), ("", 400)],
+)
+async def test_microversion(api: InProcessApi, version: str, status: int) -> None:
+    """A microversion that is not served is a 406, one that is none a 400."""
+    found, body = await api.ask("GET", "/servers", version=version)
+    assert found == status
+    if status != 200:
+        message(status, body)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/servers/a/b/c", 404),
+        ("PATCH", "/servers", 405),
+        ("DELETE", "/flavors", 405),
+        ("GET", f"/servers/{unknown()}/action", 405),
+        ("GET", "/servers/%00", 400),
+        ("GET", "/servers/%ff", 404),
+        ("GET", "/servers/..%2f..%2fetc", 404),
+    ],
+)
+async def test_bad_path(api: InProcessApi, method: str, path: str, status: int) -> None:
+    """A path that is not there is a 404, a method that it does not have a 405."""
+    found, body = await api.ask(method, path)
+    assert found == status
+    message(status, body)
+
+
+async def test_missing_role(api: InProcessApi) -> None:
+    """Readers look and change nothing; who has no role here does not even look."""
+    await make_flavor(api)
+    body = server(make_image(api))
+    _, made = await api.ask("POST", "/servers", json=body)
+    path = f"/servers/{made['server']['id']}"
+    assert (await api.ask("GET", path, roles="reader"))[0] == 200
+    for roles, allowed in (("reader", ()), ("auditor", ()), ("member", ("/servers", path))):
+        for method, asked, sent in (
+            ("POST", "/servers", body),
+            ("PUT", path, {"server": {"name": "new"}}),
+            ("POST", "/flavors", {"flavor": {"name": "own", "ram": 64, "vcpus": 1, "disk": 1}}),
+            ("DELETE", "/flavors/small", None),
+            ("POST", "/flavors/small/os-extra_specs", {"extra_specs": {"a": "b"}}),
+        ):
+            if asked not in allowed:
+                status, answer = await api.ask(method, asked, json=sent, roles=roles)
+                assert status == 403, (roles, method, asked)
+                assert "role" in message(403, answer)
+    assert (await api.ask("GET", "/servers", roles="auditor"))[0] == 403
+
+
+async def test_host_by_name(api: InProcessApi) -> None:
+    """Only an administrator may name a server's host."""
+    await make_flavor(api)
+    body = server(make_image(api), availability_zone="nova:compute-1")
+    status, answer = await api.ask("POST", "/servers", json=body, roles="member")
+    assert status == 403
+    message(403, answer)
+    assert await nothing_is_there(api)
+    assert (await api.ask("POST", "/servers", json=body))[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        ({"os-start": None}, 409),
+        ({"os-stop": None}, 409),
+        ({"reboot": {"type": "SOFT"}}, 409),
+        ({"reboot": {"type": "HARD"}}, 409),
+        ({"os-getConsoleOutput": {}}, 409),
+        ({"reboot": {"type": "GENTLE"}}, 400),
+        ({"reboot": None}, 400),
+        ({"os-getConsoleOutput": {"length": "many"}}, 400),
+        ({"explode": {}}, 400),
+        ({"os-start": None, "os-stop": None}, 400),
+        ({}, 400),
+        ([], 400),
+    ],
+)
+async def test_action_in_the_wrong_state(api: InProcessApi, action: Any, status: int) -> None:
+    """What a server that is being built cannot do is a 409; what no server can do a 400. It stays as it was."""
+    await make_flavor(api)
+    _, made = await api.ask("POST", "/servers", json=server(make_image(api)))
+    path = f"/servers/{made['server']['id']}"
+    found, answer = await api.ask("POST", f"{path}/action", json=action)
+    assert found == status
+    message(status, answer)
+    _, shown = await api.ask("GET", path)
+    assert (shown["server"]["status"], shown["server"]["OS-EXT-STS:task_state"]) == ("BUILD", "scheduling")
+    assert len(api.sent.casts) == 1
+
+
+async def test_no_broker(api: InProcessApi) -> None:
+    """A server that cannot be asked of a scheduler is a 503, and is not half made."""
+    await make_flavor(api)
+    image = make_image(api)
+    api.sent.fault = BrokerAway("RabbitMQ is away")
+    status, answer = await api.ask("POST", "/servers", json=server(image, max_count=3))
+    assert status == 503
+    assert "RabbitMQ" in message(503, answer)
+    assert await nothing_is_there(api)
+    _, limits = await api.ask("GET", "/limits")
+    assert limits["limits"]["absolute"]["totalInstancesUsed"] == 0
