@@ -31,7 +31,7 @@ async def own_lab(prefix: str, *, slots: int) -> AsyncIterator[Lab]:
     """A lab with one host and no daemon; at its end no process and no mount of it may be left."""
     # pytest's own directories are too deep for the address of a socket.
     directory = Path(tempfile.mkdtemp(prefix=prefix))
-    lab = Lab(directory, cache=_cache())
+    lab = Lab(directory, cache=cache())
     try:
         await lab.up(hosts=1, agents=False, slots=slots)
         yield lab
@@ -70,7 +70,7 @@ async def seen_from_outside(lab: Lab, scratch: Path) -> AsyncIterator[Cloud]:
             assert await agent.stop() == 0
 
 
-def _cache() -> Path | None:
+def cache() -> Path | None:
     given = os.environ.get("SEV_AGENT_LAB_CACHE")
     return Path(given) if given else None
 
