@@ -21,6 +21,7 @@ from sev_agent.lab.host import Host, RealHost, has_working_sev
 from sev_agent.lab.openrc import ShellFiles, StockClient
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.failures import Armed
 from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress, Silent
@@ -140,6 +141,14 @@ class Lab:
     def host(self, name: str) -> Host:
         """The host of this name. Raises ``LabError``."""
         return next((host for host in self.hosts if host.name == name), None) or _no_host(name)
+
+    def failures(self, name: str) -> Armed:
+        """What launches on the host of this name are to fail with. Raises ``LabError`` where none is simulated."""
+        match self.host(name):
+            case ComputeHost() as host:
+                return host.failures
+            case _:
+                raise LabError(f"{name} is a real machine, whose platform does not fail by command")
 
     def http_url(self, host: Host) -> str:
         """Where the daemon of ``host`` serves health and metrics."""
