@@ -1,11 +1,7 @@
 """A whole cloud on one machine: bringing it up, asking how it does, taking it down."""
 
 import asyncio
-import contextlib
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +12,7 @@ from sev_agent.durable import write_durably
 from sev_agent.lab import agents, control, environment, images, openrc, openstack, rabbitmq
 from sev_agent.lab.accounts import Accounts
 from sev_agent.lab.control import ControlPlane
+from sev_agent.lab.directory import alone, check_directory, mounts_below, remove_files
 from sev_agent.lab.flavors import ensure_flavor
 from sev_agent.lab.host import Host, RealHost, has_working_sev
 from sev_agent.lab.openrc import ShellFiles, StockClient
@@ -32,28 +29,6 @@ from sev_agent.lab.supervisor import ServiceStatus, Supervisor
 
 DEFAULT_DIRECTORY = Path("/var/lib/sev-agent-lab")
 DEFAULT_SLOTS = 15
-
-# sizeof(sun_path) of a UNIX socket's address; the last byte ends the string.
-_SOCKET_PATH_MAX = 107
-_LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
-
-# What ``down --purge`` may remove: a directory given by mistake keeps everything else.
-_OWN = frozenset(
-    {
-        openrc.DIRECTORY,
-        "log",
-        "rabbitmq",
-        "keystone",
-        "glance",
-        "placement",
-        "hosts",
-        "api",
-        "bin",
-        ".cache",
-        "openrc",
-        "lock",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +169,7 @@ class Lab:
         check_directory(self.directory)
         await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self.directory):
             await self._remember(hosts, slots, platforms, agents=agents)
             await self._remember_control(apis, schedulers)
             with self._progress.step("openstack packages") as say:
@@ -214,7 +189,7 @@ class Lab:
         """
         # The directory may have been removed from below its processes; it is also where the lock is.
         await asyncio.to_thread(self.directory.mkdir, parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self.directory):
             ended = await self._end()
             left = await self._supervisor.marked()
             mounts = await asyncio.to_thread(mounts_below, self.directory)
@@ -222,7 +197,7 @@ class Lab:
                 for each in self.hosts if self._known else ():
                     await each.cleanup()
                 if purge:
-                    await asyncio.to_thread(self._remove_files)
+                    await asyncio.to_thread(self._forget)
         return Ended(processes=tuple(ended), left=tuple(left), mounts=mounts)
 
     async def status(self) -> list[ServiceStatus]:
@@ -346,16 +321,10 @@ class Lab:
         ended += await self._supervisor.stop_all(self._services())
         return ended + await self._supervisor.end_marked()
 
-    def _remove_files(self) -> None:
+    def _forget(self) -> None:
         # Its memory of itself goes first: half a lab must not be taken for one.
         (self.directory / FILE_NAME).unlink(missing_ok=True)
-        for entry in self.directory.iterdir():
-            if entry.name not in _OWN:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        remove_files(self.directory)
         self._known = self._damage = None
 
     def _services(self) -> tuple[Service, ...]:
@@ -386,42 +355,6 @@ class Lab:
             return RealHost(name=known.name, directory=directory)
         return ComputeHost(name=known.name, directory=directory, slots=known.slots, kind=known.platform)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other lab commands out of this directory. The lock goes with the process that holds it."""
-        with (self.directory / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LabError(
-                    f"another 'sev-agent lab' command is at work in {self.directory}", remedy="wait until it has ended"
-                ) from None
-            yield
-
 
 def _no_host(name: str) -> Host:
     raise LabError(f"the lab has no host '{name}'", remedy="see 'sev-agent lab status'")
-
-
-def check_directory(directory: Path) -> None:
-    """Raises ``LabError`` for a directory in which the paths of UNIX sockets would be too long for the kernel."""
-    longest = directory / _LONGEST_SOCKET
-    excess = len(os.fsencode(longest)) - _SOCKET_PATH_MAX
-    if excess > 0:
-        raise LabError(
-            f"{directory} is too long by {excess} bytes: the socket {longest} would pass the limit of 108 bytes",
-            remedy="choose a shorter directory with --dir",
-        )
-
-
-def mounts_below(directory: Path) -> tuple[str, ...]:
-    """The mount points in or below ``directory``, in every mount namespace that a process is in. Blocks on /proc."""
-    tables: dict[Path, str] = {}
-    for process in Path("/proc").iterdir():
-        # A process may end at any moment; its namespace then has others that tell, or is gone too.
-        with contextlib.suppress(OSError):
-            if process.name.isdecimal() and (namespace := (process / "ns/mnt").readlink()) not in tables:
-                tables[namespace] = (process / "mountinfo").read_text()
-    lines = (line for table in tables.values() for line in table.splitlines())
-    points = {line.split()[4].encode().decode("unicode_escape").encode("latin-1") for line in lines}
-    return tuple(sorted(point for point in map(os.fsdecode, points) if Path(point).is_relative_to(directory)))
