@@ -17,6 +17,9 @@ _MAX_OUTPUT = 64 * 1024
 # More than any lab has slots: what is tried there is the slots' end, not the quota's.
 _QUOTA = {"servers": 200, "vcpus": 400, "ram_mb": 1_048_576}
 
+# What a crash interrupted goes on while somebody watches, and a crowd on a slow machine is not given up.
+_UPKEEP = {"interval": 5, "schedule_deadline": 30, "schedule_attempts": 20}
+
 
 def port_names(apis: int, schedulers: int) -> tuple[str, ...]:
     """The names of the ports that so many processes need."""
@@ -89,6 +92,7 @@ class ControlPlane:
             "database": {"url": f"sqlite:///{self.directory / 'api/api.sqlite'}"},
             "glance": {"endpoint": self.cloud.glance_url},
             "quota": _QUOTA,
+            "upkeep": _UPKEEP,
             **self._common(name),
         }
 

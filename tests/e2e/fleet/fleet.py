@@ -11,6 +11,7 @@ from uuid import UUID
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.host import Host
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.supervisor import State
 from sev_agent.messaging import topology
 from sev_agent.messaging.client import RpcClient
 from sev_agent.openstack.placement import Placement
@@ -78,7 +79,8 @@ class Fleet:
 
     async def heal(self) -> None:
         """Start again what is not there, and wait until every host takes work."""
-        await self.lab.up(agents=True)
+        if any(status.state is not State.READY for status in await self.lab.status()):
+            await self.lab.up()
         for host in self.lab.hosts:
             await self.takes_work(host.name, is_so=True)
 
