@@ -116,12 +116,12 @@ class _Demo:
                 show=False,
             )
         )
-        _screen.print(output.details({key: output.cell(created[key]) for key in ("id", "name", "status", "addresses")}))
+        _screen.print(output.details({key: output.cell(created[key]) for key in ("id", "name", "status", "created")}))
         return UUID(created["id"])
 
     async def _placed(self, uuid: UUID) -> Host:
         """The host that was chosen; says why."""
-        columns = ("OS-EXT-SRV-ATTR:host", "OS-EXT-STS:vm_state", "status", "created", "launched_at")
+        columns = ("OS-EXT-SRV-ATTR:host", "OS-EXT-STS:vm_state", "OS-EXT-STS:power_state", "OS-SRV-USG:launched_at")
         shown = await self._operator.ask("server", "show", str(uuid))
         _command(self._operator, ("server", "show", str(uuid)))
         _screen.print(output.details({key: output.cell(shown[key]) for key in columns if key in shown}))

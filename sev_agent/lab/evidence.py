@@ -103,11 +103,11 @@ def hosts_with_slots(lab: Lab) -> tuple[Host, ...]:
 
 def scheduling(lab: Lab, uuid: UUID) -> dict[str, int]:
     """What the scheduler counted when it placed the instance. Blocks on its log."""
-    for line in reversed(last_lines(lab.log_path("scheduler"), _SCHEDULER_LINES)):
-        if _PLACED not in line or str(uuid) not in line:
-            continue
-        said: dict[str, Any] = json.loads(line)
-        return {name: int(value) for name, value in said.items() if isinstance(value, int)}
+    logs = (lab.log_path(name) for name in lab.log_names() if name.startswith("scheduler"))
+    for line in (line for log in logs for line in last_lines(log, _SCHEDULER_LINES)):
+        if _PLACED in line and str(uuid) in line:
+            said: dict[str, Any] = json.loads(line)
+            return {name: int(value) for name, value in said.items() if isinstance(value, int)}
     raise EvidenceMissing(
         f"no scheduler of the lab says where it placed {uuid}", remedy="see 'sev-agent lab logs scheduler'"
     )

@@ -85,13 +85,12 @@ class Fleet:
             await self.takes_work(host.name, is_so=True)
 
     async def takes_work(self, host: str, *, is_so: bool) -> None:
-        """Wait until ``host`` has a consumer on its work queue, or none. Only hosts with SEV ever have one."""
-        wanted = is_so and host in WITH_SLOTS
+        """Wait until ``host`` has a consumer on its work queue, or none."""
 
         async def look() -> bool:
-            return bool(await self.rpc.consumer_count(topology.work_queue_name(host))) == wanted
+            return bool(await self.rpc.consumer_count(topology.work_queue_name(host))) == is_so
 
-        await eventually(look, within=SETTLED_SECONDS, what=f"{host} takes work: {wanted}")
+        await eventually(look, within=SETTLED_SECONDS, what=f"{host} takes work: {is_so}")
 
     async def empty(self) -> None:
         """Delete every server of everyone, and wait until nothing of them is left anywhere."""
