@@ -245,7 +245,7 @@ def _network(offered: dict[str, str], uuid: str) -> Network:
         raise BadRequest(
             f"Network {uuid} could not be found.",
             field="server.networks",
-            remedy="use --network none or auto, or one of the networks that the operator offers",
+            remedy="use --no-network or --auto-network, or one of the networks that the operator offers",
         )
     kind, _, source = offered[uuid].partition(":")
     return Network(type=NetworkKind(kind), source=source)
