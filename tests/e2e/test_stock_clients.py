@@ -1,0 +1,173 @@
+"""The tools that tenants have, unmodified: the ``openstack`` command, and openstacksdk with its cloud layer.
+
+The modules of Ansible's openstack.cloud collection are thin around that layer: what they call of it is called here.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openstack.connection import Connection
+
+from tests.e2e.agent_process import AgentProcess
+from tests.e2e.cloud import Cloud
+from tests.e2e.shell import Shell
+from tests.e2e.waiting import eventually
+from tests.unit.api.test_public_keys import ED25519, FINGERPRINT
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+_FLAVOR = "sev.small"
+_WAIT = 120
+
+
+async def test_openstack_command(agent: AgentProcess, cloud: Cloud, tmp_path: Path) -> None:
+    """A server's whole life by the stock command: key, create, show, console, power, name, properties, delete."""
+    await agent.stop()
+    await agent.start(builds__guest_shutdown_timeout=1)
+    tenant, operator = Shell(cloud.lab, "red-member"), Shell(cloud.lab)
+    (tmp_path / "key.pub").write_text(f"{ED25519} tenant\n")
+    (tmp_path / "user-data").write_text("#!/bin/sh\necho hello\n")
+    key = await tenant.json("keypair", "create", "--public-key", tmp_path / "key.pub", "laptop")
+    assert key["fingerprint"] == FINGERPRINT
+
+    wanted = ("--flavor", _FLAVOR, "--image", str(cloud.blank), "--key-name", "laptop", "--property", "role=web")
+    more = ("--user-data", tmp_path / "user-data", "--wait")
+    made = await tenant.json("server", "create", *wanted, *more, "web")
+    assert (made["status"], made["key_name"], made["properties"]) == ("ACTIVE", "laptop", {"role": "web"})
+    server = made["id"]
+
+    seen, listed, looked = await asyncio.gather(
+        operator.json("server", "show", server),
+        tenant.json("server", "list"),
+        tenant.openstack("console", "log", "show", server),
+    )
+    assert seen["OS-EXT-SRV-ATTR:host"] == cloud.host.name
+    assert [(each["Name"], each["Status"], each["Flavor"]) for each in listed] == [("web", "ACTIVE", _FLAVOR)]
+    assert isinstance(looked, str)
+
+    await tenant.openstack("server", "stop", server)
+    await tenant.becomes(server, "SHUTOFF")
+    assert "vm_state stopped" in await tenant.refused("server", "stop", server)
+    await tenant.openstack("server", "start", server)
+    await tenant.becomes(server, "ACTIVE")
+    await tenant.openstack("server", "reboot", "--hard", "--wait", server)
+    await tenant.openstack("server", "set", "--name", "renamed", "--property", "tier=1", server)
+    await tenant.openstack("server", "unset", "--property", "role", server)
+    shown = await tenant.json("server", "show", "renamed")
+    assert (shown["status"], shown["properties"]) == ("ACTIVE", {"tier": "1"})
+
+    await asyncio.gather(
+        tenant.openstack("server", "delete", "--wait", server), tenant.openstack("keypair", "delete", "laptop")
+    )
+    assert await tenant.json("server", "list") == []
+    assert await tenant.json("keypair", "list") == []
+
+
+async def test_flavors_and_rest_by_command(agent: AgentProcess, cloud: Cloud) -> None:
+    """Flavors with extra specs and access, and what else the command asks: zones, limits, quota."""
+    operator, tenant = Shell(cloud.lab), Shell(cloud.lab, "red-member")
+    size = ("--ram", "128", "--vcpus", "1", "--disk", "1")
+    await operator.openstack(
+        "flavor", "create", *size, "--private", "--property", "hw:mem_encryption=true", "--project", "red", "own"
+    )
+    own, others, zones, limits, quota = await asyncio.gather(
+        tenant.json("flavor", "show", "own"),
+        Shell(cloud.lab, "blue-member").json("flavor", "list"),
+        tenant.json("availability", "zone", "list", "--compute"),
+        tenant.json("limits", "show", "--absolute"),
+        tenant.json("quota", "show", "--compute"),
+    )
+    assert own["properties"] == {"hw:mem_encryption": "true"}
+    assert "own" not in [each["Name"] for each in others]
+    assert [each["Zone Name"] for each in zones] == ["nova"]
+    assert limits
+    assert quota
+    await operator.openstack("flavor", "unset", "--property", "hw:mem_encryption", "own")
+    refusal = await tenant.refused("server", "create", "--flavor", "own", "--image", str(cloud.blank), "--wait", "x")
+    assert "openstack flavor set --property hw:mem_encryption=true FLAVOR" in refusal
+    assert "HTTP 400" in refusal
+    await operator.openstack("flavor", "delete", "own")
+
+
+async def test_openstacksdk(agent: AgentProcess, cloud: Cloud) -> None:
+    """What Ansible's modules for servers, flavors and keys call of openstacksdk works."""
+    connection = await Shell(cloud.lab, "red-member").connection()
+    await asyncio.to_thread(_by_cloud_layer, connection, str(cloud.blank), cloud.host.name)
+
+
+def _by_cloud_layer(connection: Connection, image: str, host: str) -> None:
+    made = connection.create_keypair("laptop", ED25519)
+    assert made.fingerprint == FINGERPRINT
+    options: dict[str, Any] = {"key_name": "laptop", "meta": {"role": "db"}, "userdata": "#!/bin/sh\n"}
+    server = connection.create_server(
+        "db", image=image, flavor=_FLAVOR, wait=True, timeout=_WAIT, auto_ip=False, **options
+    )
+    assert server.status == "ACTIVE"
+    assert server.metadata == {"role": "db"}
+    assert not server.compute_host, "a tenant is not told the host"
+    assert [each.id for each in connection.list_servers(detailed=True)] == [server.id]
+    assert [each.id for each in connection.search_servers("db", {"metadata": {"role": "db"}})] == [server.id]
+    connection.set_server_metadata(server.id, {"tier": "1"})
+    connection.delete_server_metadata(server.id, ["role"])
+    assert connection.update_server(server.id, name="renamed").name == "renamed"
+    assert connection.get_server("renamed").metadata == {"tier": "1"}
+    assert isinstance(connection.get_server_console(server.id), str)
+    assert connection.get_flavor(_FLAVOR).extra_specs["hw:mem_encryption"]
+    assert connection.get_compute_limits().instances_used == 1
+    connection.compute.reboot_server(server.id, "HARD")
+    connection.compute.wait_for_server(connection.compute.get_server(server.id), wait=_WAIT)
+    assert connection.delete_server(server.id, wait=True, timeout=_WAIT)
+    assert connection.get_server(server.id) is None
+    assert connection.delete_keypair("laptop")
+    assert not connection.delete_keypair("laptop")
+
+
+async def test_tenants_are_apart(agent: AgentProcess, cloud: Cloud) -> None:
+    """Another project cannot see, name or guess a server; a reader looks and changes nothing; the owner still has it."""
+    owner, stranger, reader = (Shell(cloud.lab, name) for name in ("red-member", "blue-member", "red-reader"))
+    made = await owner.json("server", "create", "--flavor", _FLAVOR, "--image", str(cloud.blank), "secret")
+    server = made["id"]
+    told = await asyncio.gather(
+        *(stranger.refused("server", *words) for words in (("show", server), ("show", "secret"), ("delete", server)))
+    )
+    assert all("secret" in text or server in text for text in told)
+    assert all(word in text for text in told for word in ("No",))
+    assert await stranger.json("server", "list") == []
+    shown, *refusals = await asyncio.gather(
+        reader.json("server", "show", server),
+        reader.refused("server", "delete", server),
+        reader.refused("server", "create", "--flavor", _FLAVOR, "--image", str(cloud.blank), "more"),
+        reader.refused("server", "set", "--name", "mine", server),
+    )
+    assert shown["name"] == "secret"
+    assert all("403" in text for text in refusals)
+
+    async def is_active() -> bool:
+        return bool((await owner.json("server", "show", server))["status"] == "ACTIVE")
+
+    await eventually(is_active, within=_WAIT, what="the owner's server is active")
+    await owner.openstack("server", "delete", "--wait", server)
+
+
+async def test_preparation(agent: AgentProcess, cloud: Cloud) -> None:
+    """A bare image and a new flavor are prepared by command, validated, and make a server: the verdicts agree."""
+    operator, tenant = Shell(cloud.lab), Shell(cloud.lab, "red-member")
+    image = await cloud.glance.get_image(cloud.blank)
+    await cloud.glance.set_properties(image.id, {"hw_machine_type": "pc"})
+    flavor = await operator.run("sev-agent", "flavor", "create", "own.sev", "--ram", "128", "--disk", "1")
+    assert flavor.status == 0, flavor.errors
+    before = await tenant.run("sev-agent", "validate", "--flavor", "own.sev", "--image", str(image.id))
+    assert before.status == 1, before.errors
+    assert "hw_machine_type=q35" in before.output
+    refusal = await tenant.refused("server", "create", "--flavor", "own.sev", "--image", str(image.id), "x")
+    assert "hw_machine_type=q35" in refusal
+
+    tagged = await operator.run("sev-agent", "image", "tag", str(image.id), "--yes")
+    assert tagged.status == 0, tagged.errors
+    after = await tenant.run("sev-agent", "validate", "--flavor", "own.sev", "--image", str(image.id))
+    assert after.status == 0, after.output
+    await tenant.openstack("server", "create", "--flavor", "own.sev", "--image", str(image.id), "--wait", "prepared")
+    await tenant.openstack("server", "delete", "--wait", "prepared")
+    await operator.openstack("flavor", "delete", "own.sev")
