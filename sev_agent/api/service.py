@@ -93,6 +93,7 @@ class _Service:
         dependencies = [Dependency.DATABASE, Dependency.BROKER]
         if config.auth.type == "password":
             dependencies.append(Dependency.KEYSTONE)
+        self._tokens: KeystoneTokens | None = None
         self._health = Health(dependencies, on_change=self._on_health)
         self.database = Database(config.database)
         self._broker = Broker(
@@ -150,6 +151,8 @@ class _Service:
             "watchdog": feed_watchdog(self._manager, self._is_alive),
             "api": self._socket.run(),
         }
+        if self._tokens is not None:
+            parts["keystone"] = self._tokens.watch()
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
@@ -167,6 +170,7 @@ class _Service:
             on_request=self._count_request,
             on_reached=self._on_keystone,
         )
+        self._tokens = tokens
         return identity, KeystoneAuthenticator(tokens)
 
     def _count_request(self, service: str, method: str, status: int, seconds: float) -> None:
