@@ -111,10 +111,14 @@ def _by_cloud_layer(connection: Connection, image: str, host: str) -> None:
     assert [each.id for each in connection.search_servers("db", {"metadata": {"role": "db"}})] == [server.id]
     connection.set_server_metadata(server.id, {"tier": "1"})
     connection.delete_server_metadata(server.id, ["role"])
-    assert connection.update_server(server.id, name="renamed").name == "renamed"
-    assert connection.get_server("renamed").metadata == {"tier": "1"}
+    connection.update_server(server.id, name="renamed")
+    renamed = connection.get_server("renamed")
+    assert renamed is not None
+    assert (renamed.name, renamed.metadata) == ("renamed", {"tier": "1"})
     assert isinstance(connection.get_server_console(server.id), str)
-    assert connection.get_flavor(_FLAVOR).extra_specs["hw:mem_encryption"]
+    flavor = connection.get_flavor(_FLAVOR)
+    assert flavor is not None
+    assert flavor.extra_specs["hw:mem_encryption"]
     assert connection.get_compute_limits().instances_used == 1
     connection.compute.reboot_server(server.id, "HARD")
     connection.compute.wait_for_server(connection.compute.get_server(server.id), wait=_WAIT)
@@ -125,15 +129,14 @@ def _by_cloud_layer(connection: Connection, image: str, host: str) -> None:
 
 
 async def test_tenants_are_apart(agent: AgentProcess, cloud: Cloud) -> None:
-    """Another project cannot see, name or guess a server; a reader looks and changes nothing; the owner still has it."""
+    """Another project cannot see, name or guess a server; a reader looks, and changes nothing."""
     owner, stranger, reader = (Shell(cloud.lab, name) for name in ("red-member", "blue-member", "red-reader"))
     made = await owner.json("server", "create", "--flavor", _FLAVOR, "--image", str(cloud.blank), "secret")
     server = made["id"]
     told = await asyncio.gather(
         *(stranger.refused("server", *words) for words in (("show", server), ("show", "secret"), ("delete", server)))
     )
-    assert all("secret" in text or server in text for text in told)
-    assert all(word in text for text in told for word in ("No",))
+    assert all(text.startswith("No Server found for") for text in told)
     assert await stranger.json("server", "list") == []
     shown, *refusals = await asyncio.gather(
         reader.json("server", "show", server),
