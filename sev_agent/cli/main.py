@@ -15,6 +15,8 @@ _COMMANDS: Final = {
     "instance": "sev_agent.cli.instance",
     "reconcile": "sev_agent.cli.reconcile",
     "check": "sev_agent.cli.check",
+    "firmware": "sev_agent.cli.firmware",
+    "prepare": "sev_agent.cli.prepare",
     "api": "sev_agent.cli.api",
     "db": "sev_agent.cli.db",
     "validate": "sev_agent.cli.validate",

@@ -147,7 +147,11 @@ def judge_firmware(
     """Every candidate with the reason for its acceptance or rejection, in QEMU's order; and the one to use, if any."""
     chosen: tuple[Path, FlashBuild | MemoryBuild] | None = None
     candidates = []
-    for file in effective(files):
+    in_force = {file.path.name: file for file in effective(files)}
+    for file in sorted(files, key=lambda file: file.path.name):
+        if in_force.get(file.path.name) is not file:
+            candidates.append(Candidate(file.path, "", accepted=False, reason=_hidden(file, files)))
+            continue
         descriptor, fault = _parse(file)
         description = descriptor.description if descriptor else ""
         verdict = _build(descriptor, wanted) if descriptor else fault
@@ -158,6 +162,12 @@ def judge_firmware(
         candidates.append(Candidate(file.path, description, accepted=True, reason=reason))
         chosen = chosen or (file.path, verdict)
     return tuple(candidates), chosen
+
+
+def _hidden(file: DescriptorFile, files: Sequence[DescriptorFile]) -> str:
+    """Why ``file`` is not in force."""
+    first = next(other for other in files if other.path.name == file.path.name)
+    return "is empty, and hides others of its name" if first is file else f"is hidden by {first.path}"
 
 
 def effective(files: Iterable[DescriptorFile]) -> tuple[DescriptorFile, ...]:
@@ -255,8 +265,13 @@ def _none(candidates: Sequence[Candidate], wanted: FirmwareWanted) -> NoFirmware
     return NoFirmware(
         f"no {kind}firmware here can start a guest of {wanted.generation} on {wanted.machine}:"
         f" {reasons or 'there is no descriptor'}",
-        remedy=_REMEDIES[wanted.generation],
+        remedy=remedy_of(wanted.generation),
     )
+
+
+def remedy_of(generation: Generation) -> str:
+    """What to install where no firmware can start a guest of ``generation``."""
+    return _REMEDIES[generation]
 
 
 _REMEDIES: Final = {

@@ -78,8 +78,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, Package("systemd"), Package("cpio"))
-"""What the tests need: the lab's, and the programs that check units, users, directories and archives."""
+TESTS = (*LAB, Package("systemd"), Package("cpio"), Package("grub-common"))
+"""What the tests need: the lab's, and the programs that check units, users, directories, archives and boot lines."""
 
 
 class PackagesError(LabError):

@@ -1,0 +1,1 @@
+"""What ``sev-agent prepare`` changes on a host, and how that is taken back."""

@@ -1,0 +1,318 @@
+"""What ``sev-agent prepare`` changes below a root, and that it is taken back byte for byte."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from sev_agent.durable import write_durably
+from sev_agent.host.files import HostFiles
+from sev_agent.host.layer import Layer
+from sev_agent.host.preparation.arguments import PreparationRefused
+from sev_agent.host.preparation.boot_loader import DROP_IN
+from sev_agent.host.preparation.change import FileChange
+from sev_agent.host.preparation.drop_ins import MARK, MODPROBE
+from sev_agent.host.preparation.ledger import LEDGER, Ledger, PreparationFailed
+from sev_agent.host.preparation.plan import Plan, make_plan
+from sev_agent.sev.generation import Generation
+from tests.hosts import contents, unpack
+
+SEV, ES, SNP = Generation
+
+DEBIAN = {
+    "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\n',
+    "etc/default/grub": 'GRUB_DEFAULT=0\nGRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX=""\n',
+    "usr/lib/systemd/system/virtqemud.service": "[Service]\n",
+}
+RED_HAT = {
+    "usr/sbin/grubby": "#!/bin/sh\n",
+    "etc/default/grub": 'GRUB_CMDLINE_LINUX="rhgb quiet"\nGRUB_ENABLE_BLSCFG=true\n',
+    "boot/grub2/grub.cfg": "insmod blscfg\nblscfg\n",
+    "boot/loader/entries/ab-6.12.conf": "title RHEL\nlinux /vmlinuz-6.12\noptions root=/dev/sda1 ro quiet\n",
+}
+SYSTEMD_BOOT = {
+    "etc/kernel/cmdline": "root=UUID=0b7c rw quiet",
+    "efi/loader/entries/ab-6.12.conf": "title Arch\nlinux /vmlinuz\noptions root=UUID=0b7c rw\noptions quiet\n",
+    "efi/loader/entries/ab-rescue.conf": "title rescue\noptions root=UUID=0b7c rw single\n",
+}
+NOT_YET = {
+    "proc/cmdline": "BOOT_IMAGE=/boot/vmlinuz root=UUID=0b7c ro quiet\n",
+    "boot/grub/grub.cfg": "menuentry 'Debian' {\n\tlinux /boot/vmlinuz root=UUID=0b7c ro quiet\n}\n",
+}
+
+
+def host(root: Path, *parts: dict[str, str], base: str = "third-generation") -> HostFiles:
+    files = contents(base)
+    files.pop("boot/grub/grub.cfg")
+    for part in parts:
+        files |= part
+    return HostFiles(unpack(files, root))
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file and directory below the root: its permissions and content."""
+    return {
+        str(path.relative_to(root)): (
+            stat.S_IMODE(path.stat().st_mode),
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in root.rglob("*")
+    }
+
+
+def apply(files: HostFiles, generation: Generation = SEV) -> Plan:
+    plan = make_plan(files, generation)
+    Ledger(files).apply(plan.changes.files, plan.changes.undo)
+    return plan
+
+
+def undo(files: HostFiles) -> None:
+    ledger = Ledger(files)
+    changes, _ = ledger.reversal()
+    ledger.undo(changes)
+
+
+@pytest.mark.parametrize("generation", Generation)
+@pytest.mark.parametrize("system", [DEBIAN, RED_HAT, SYSTEMD_BOOT], ids=["debian", "red-hat", "systemd-boot"])
+def test_apply_then_undo_leaves_no_trace(system: dict[str, str], generation: Generation, tmp_path: Path) -> None:
+    """Files, permissions and directories are what they were."""
+    files = host(tmp_path, NOT_YET if system is DEBIAN else {"proc/cmdline": "ro\n"}, system)
+    (tmp_path / "etc").chmod(0o750)
+    before = snapshot(tmp_path)
+    assert apply(files, generation).changes.files
+    assert snapshot(tmp_path) != before
+
+    undo(files)
+
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("system", [DEBIAN, SYSTEMD_BOOT], ids=["debian", "systemd-boot"])
+def test_a_second_apply_changes_nothing(system: dict[str, str], tmp_path: Path) -> None:
+    """And undo still knows what was there before the first."""
+    files = host(tmp_path, NOT_YET, system)
+    before = snapshot(tmp_path)
+    apply(files)
+    after = snapshot(tmp_path)
+    assert apply(files).changes.files == ()
+    assert {name: part for name, part in snapshot(tmp_path).items() if name != LEDGER} == {
+        name: part for name, part in after.items() if name != LEDGER
+    }
+    undo(files)
+    assert snapshot(tmp_path) == before
+
+
+def test_debians_grub_gets_a_drop_in(tmp_path: Path) -> None:
+    """The administrator's own file is left alone; the boot loader's file is written by its own program."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    plan = apply(files)
+    assert (tmp_path / "etc/default/grub").read_text() == DEBIAN["etc/default/grub"]
+    assert (tmp_path / DROP_IN).read_text() == (
+        f'{MARK}\nGRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT mem_encrypt=on kvm_amd.sev=1"\n'
+    )
+    assert [str(command) for command in plan.changes.commands] == ["update-grub"]
+
+
+def test_red_hats_grubby_is_told(tmp_path: Path) -> None:
+    """It keeps all of its own files in step; what it adds it takes away again."""
+    files = host(tmp_path, {"proc/cmdline": "ro\n"}, RED_HAT)
+    plan = make_plan(files, SNP)
+    words = "mem_encrypt=on kvm_amd.sev=1 kvm_amd.sev_es=1 kvm_amd.sev_snp=1"
+    assert [command.arguments for command in plan.changes.commands] == [
+        ("grubby", "--update-kernel=ALL", f"--args={words}")
+    ]
+    assert [command.arguments for command in plan.changes.undo] == [
+        ("grubby", "--update-kernel=ALL", f"--remove-args={words}")
+    ]
+
+
+def test_systemd_boots_entries_and_those_to_come(tmp_path: Path) -> None:
+    """/etc/kernel/cmdline for the next kernel, the entries for those that are there, none for repair."""
+    files = host(tmp_path, {"proc/cmdline": "ro\n"}, SYSTEMD_BOOT)
+    apply(files)
+    assert (tmp_path / "etc/kernel/cmdline").read_text() == "root=UUID=0b7c rw quiet mem_encrypt=on kvm_amd.sev=1\n"
+    entry = (tmp_path / "efi/loader/entries/ab-6.12.conf").read_text()
+    assert entry == (
+        "title Arch\nlinux /vmlinuz\noptions root=UUID=0b7c rw mem_encrypt=on kvm_amd.sev=1\noptions quiet\n"
+    )
+    rescue = "efi/loader/entries/ab-rescue.conf"
+    assert (tmp_path / rescue).read_text() == SYSTEMD_BOOT[rescue]
+
+
+@pytest.mark.parametrize(
+    ("generation", "options"),
+    [(SEV, "sev=1"), (ES, "sev=1 sev_es=1 sev_snp=0"), (SNP, "sev=1 sev_es=1 sev_snp=1")],
+)
+def test_the_modules_options(generation: Generation, options: str, tmp_path: Path) -> None:
+    """SEV-ES switches SEV-SNP off, which would shut it out; the secure processor's driver comes first."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    apply(files, generation)
+    assert (tmp_path / MODPROBE).read_text().splitlines()[2:] == [
+        "softdep kvm_amd pre: ccp",
+        f"options kvm_amd {options}",
+    ]
+
+
+def test_limits_for_the_libvirt_that_is_there(tmp_path: Path) -> None:
+    """The slice of all guests, and the daemon that is installed."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    apply(files)
+    drop_ins = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "etc/systemd").rglob("*.conf"))
+    assert drop_ins == [
+        "etc/systemd/system/machine.slice.d/90-sev-agent.conf",
+        "etc/systemd/system/virtqemud.service.d/90-sev-agent.conf",
+    ]
+    assert "LimitMEMLOCK=infinity\n" in (tmp_path / drop_ins[1]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("system", "files", "generation", "said"),
+    [
+        (DEBIAN, {"etc/default/grub": 'GRUB_CMDLINE_LINUX="kvm_amd.sev=0"\n'}, SEV, "kvm_amd.sev=0"),
+        (DEBIAN, {"etc/default/grub.d/50.cfg": "GRUB_CMDLINE_LINUX='mem_encrypt=off'\n"}, SEV, "mem_encrypt=off"),
+        (DEBIAN, {"etc/default/grub": 'GRUB_CMDLINE_LINUX_DEFAULT="iommu=pt"\n'}, SNP, "iommu=pt"),
+        (DEBIAN, {"etc/default/grub.d/zz.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n'}, SEV, "is read after"),
+        (DEBIAN, {"usr/sbin/grub-mkconfig": ". /etc/default/grub\n"}, SEV, "does not read"),
+        (DEBIAN, {DROP_IN: "GRUB_TIMEOUT=1\n"}, SEV, "did not write it"),
+        (DEBIAN, {MODPROBE: "options kvm_amd sev=1\n"}, SEV, "did not write it"),
+        (DEBIAN, {"etc/modprobe.d/a.conf": "options kvm-amd sev=0\n"}, SEV, "options kvm_amd sev=0"),
+        (RED_HAT, {"boot/loader/entries/a.conf": "options mem_encrypt=off\n"}, SEV, "mem_encrypt=off"),
+        (SYSTEMD_BOOT, {"etc/kernel/cmdline": "kvm_amd.sev=off\n"}, SEV, "kvm_amd.sev=off"),
+        ({}, {}, SEV, "no boot loader"),
+    ],
+)
+def test_refusals(
+    system: dict[str, str], files: dict[str, str], generation: Generation, said: str, tmp_path: Path
+) -> None:
+    """What somebody must have meant, and what is not understood, is refused with what to do; nothing is changed."""
+    found = host(tmp_path, {"proc/cmdline": "ro\n"}, system, files)
+    before = snapshot(tmp_path)
+    with pytest.raises(PreparationRefused) as refused:
+        make_plan(found, generation)
+    assert said in str(refused.value)
+    assert refused.value.remedy
+    assert snapshot(tmp_path) == before
+
+
+def test_a_link_in_a_files_place_is_refused(tmp_path: Path) -> None:
+    """What it leads to may be shared with others."""
+    files = host(tmp_path, {"proc/cmdline": "ro\n"}, SYSTEMD_BOOT)
+    cmdline = tmp_path / "etc/kernel/cmdline"
+    cmdline.rename(tmp_path / "etc/kernel/shared")
+    cmdline.symlink_to("shared")
+    with pytest.raises(PreparationRefused, match="is a link"):
+        apply(files)
+
+
+@pytest.mark.parametrize("change", ["rewritten", "emptied"])
+def test_what_was_changed_since_is_not_taken_back(change: str, tmp_path: Path) -> None:
+    """The administrator's later edit is worth more than the state before it; nothing else is touched either."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    apply(files)
+    if change == "rewritten":
+        (tmp_path / DROP_IN).write_text("GRUB_CMDLINE_LINUX_DEFAULT=mine\n")
+    else:
+        (tmp_path / MODPROBE).write_text("")
+    before = snapshot(tmp_path)
+    with pytest.raises(PreparationRefused, match="since this command wrote it"):
+        undo(files)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 2}', '{"format": 1, "directories": 3}'])
+def test_a_ledger_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+    """It is never guessed what was there."""
+    files = host(tmp_path, NOT_YET, DEBIAN, {LEDGER: content})
+    with pytest.raises(PreparationRefused, match="cannot be read"):
+        Ledger(files)
+
+
+@pytest.mark.parametrize("crash", range(6))
+def test_a_crash_in_the_middle_can_be_taken_back(crash: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever write is the last one, undo brings back what was there; a new apply would finish instead."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    before = snapshot(tmp_path)
+    plan = make_plan(files, SEV)
+    assert len(plan.changes.files) + 1 == 5  # and the ledger
+    written = 0
+
+    def write_until_the_crash(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+        nonlocal written
+        if written == crash:
+            raise OSError(28, "No space left on device", str(path))
+        write_durably(path, content, mode=mode)
+        written += 1
+
+    monkeypatch.setattr("sev_agent.host.preparation.ledger.write_durably", write_until_the_crash)
+    if crash < 5:
+        with pytest.raises(PreparationFailed, match="No space left"):
+            Ledger(files).apply(plan.changes.files, plan.changes.undo)
+    else:
+        Ledger(files).apply(plan.changes.files, plan.changes.undo)
+    monkeypatch.undo()
+
+    undo(files)
+
+    after = snapshot(tmp_path)
+    if crash:
+        assert after == before
+    else:  # the ledger itself could not be written: empty directories are all that can be left
+        assert {name for name in after if (tmp_path / name).is_file()} == {
+            name for name in before if (tmp_path / name).is_file()
+        }
+
+
+def test_a_crash_between_two_generations_can_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may still be as the apply before left it."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    before = snapshot(tmp_path)
+    apply(files, SEV)
+
+    def write_the_ledger_only(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+        if path.name != "ledger.json":
+            raise OSError(5, "Input/output error", str(path))
+        write_durably(path, content, mode=mode)
+
+    monkeypatch.setattr("sev_agent.host.preparation.ledger.write_durably", write_the_ledger_only)
+    with pytest.raises(PreparationFailed):
+        apply(files, SNP)
+    monkeypatch.undo()
+
+    undo(files)
+    assert snapshot(tmp_path) == before
+
+
+def test_why_a_reboot_is_needed(tmp_path: Path) -> None:
+    """The boot line in effect, and the module's parameters, each with what they are now."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    words = "mem_encrypt=on kvm_amd.sev=1 kvm_amd.sev_es=1 kvm_amd.sev_snp=1"
+    assert make_plan(files, SNP).reboot == (
+        f"the kernel reads its boot line only when it starts, and this one has no {words}",
+        "kvm_amd takes sev_snp=1 only when it is loaded, and has N now",
+    )
+
+
+def test_no_reboot_where_all_is_in_effect(tmp_path: Path) -> None:
+    """A host that runs as it shall needs none, whatever file is added."""
+    assert make_plan(host(tmp_path, DEBIAN), SEV).reboot == ()
+
+
+def test_what_no_command_can_set_is_told(tmp_path: Path) -> None:
+    """The BIOS's menu path and the kernel's options, for the generation that is wanted; nothing of other layers."""
+    files = host(
+        tmp_path, NOT_YET, DEBIAN, {"boot/config-6.12.41+deb13-amd64": "CONFIG_KVM_AMD=m\n"}, base="third-generation"
+    )
+    by_hand = make_plan(files, SNP).by_hand
+    assert {result.check.layer for result in by_hand} == {Layer.BIOS, Layer.KERNEL_BUILD}
+    told = {result.check.name: result.finding.remedy for result in by_hand}
+    assert told["bios.rmp"].startswith("BIOS: ")
+    assert "SEV-SNP Support" in told["bios.rmp"]
+    assert "CONFIG_AMD_MEM_ENCRYPT" in told["kernel.amd_mem_encrypt"]
+
+
+def test_the_diff_is_unified() -> None:
+    """So that patch could apply it, also where a file has no newline at its end."""
+    assert FileChange(path="etc/kernel/cmdline", before=b"ro", after=b"ro a=1\n").diff() == (
+        "--- a/etc/kernel/cmdline\n+++ b/etc/kernel/cmdline\n@@ -1 +1 @@\n-ro\n\\ No newline at end of file\n+ro a=1\n"
+    )
+    assert FileChange(path="a", before=None, after=b"x\n").diff() == "--- /dev/null\n+++ b/a\n@@ -0,0 +1 @@\n+x\n"
