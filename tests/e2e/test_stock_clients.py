@@ -13,17 +13,20 @@ from openstack.connection import Connection
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.shell import Shell
-from tests.e2e.waiting import eventually
 from tests.unit.api.test_public_keys import ED25519, FINGERPRINT
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    # Told by openstacksdk of itself, whatever one uses of it.
+    pytest.mark.filterwarnings("ignore::openstack.warnings.RemovedInSDK60Warning"),
+]
 
 _FLAVOR = "sev.small"
 _WAIT = 120
 
 
 async def test_openstack_command(agent: AgentProcess, cloud: Cloud, tmp_path: Path) -> None:
-    """A server's whole life by the stock command: key, create, show, console, power, name, properties, delete."""
+    """A server's whole life by the stock command; strangers do not find it, readers do not touch it."""
     await agent.stop()
     await agent.start(builds__guest_shutdown_timeout=1)
     tenant, operator = Shell(cloud.lab, "red-member"), Shell(cloud.lab)
@@ -38,11 +41,18 @@ async def test_openstack_command(agent: AgentProcess, cloud: Cloud, tmp_path: Pa
     assert (made["status"], made["key_name"], made["properties"]) == ("ACTIVE", "laptop", {"role": "web"})
     server = made["id"]
 
-    seen, listed, looked = await asyncio.gather(
+    stranger, reader = Shell(cloud.lab, "blue-member"), Shell(cloud.lab, "red-reader")
+    seen, listed, looked, *refusals = await asyncio.gather(
         operator.json("server", "show", server),
         tenant.json("server", "list"),
         tenant.openstack("console", "log", "show", server),
+        stranger.refused("server", "show", server),
+        stranger.refused("server", "delete", "web"),
+        reader.refused("server", "create", *wanted, "more"),
+        reader.refused("server", "delete", server),
     )
+    assert all("no server" in text.lower() for text in refusals[:2])
+    assert all("403" in text for text in refusals[2:])
     assert seen["OS-EXT-SRV-ATTR:host"] == cloud.host.name
     assert [(each["Name"], each["Status"], each["Flavor"]) for each in listed] == [("web", "ACTIVE", _FLAVOR)]
     assert isinstance(looked, str)
@@ -87,7 +97,7 @@ async def test_flavors_and_rest_by_command(agent: AgentProcess, cloud: Cloud) ->
     await operator.openstack("flavor", "unset", "--property", "hw:mem_encryption", "own")
     refusal = await tenant.refused("server", "create", "--flavor", "own", "--image", str(cloud.blank), "--wait", "x")
     assert "openstack flavor set --property hw:mem_encryption=true FLAVOR" in refusal
-    assert "HTTP 400" in refusal
+    assert "400" in refusal
     await operator.openstack("flavor", "delete", "own")
 
 
@@ -126,32 +136,6 @@ def _by_cloud_layer(connection: Connection, image: str, host: str) -> None:
     assert connection.get_server(server.id) is None
     assert connection.delete_keypair("laptop")
     assert not connection.delete_keypair("laptop")
-
-
-async def test_tenants_are_apart(agent: AgentProcess, cloud: Cloud) -> None:
-    """Another project cannot see, name or guess a server; a reader looks, and changes nothing."""
-    owner, stranger, reader = (Shell(cloud.lab, name) for name in ("red-member", "blue-member", "red-reader"))
-    made = await owner.json("server", "create", "--flavor", _FLAVOR, "--image", str(cloud.blank), "secret")
-    server = made["id"]
-    told = await asyncio.gather(
-        *(stranger.refused("server", *words) for words in (("show", server), ("show", "secret"), ("delete", server)))
-    )
-    assert all(text.startswith("No Server found for") for text in told)
-    assert await stranger.json("server", "list") == []
-    shown, *refusals = await asyncio.gather(
-        reader.json("server", "show", server),
-        reader.refused("server", "delete", server),
-        reader.refused("server", "create", "--flavor", _FLAVOR, "--image", str(cloud.blank), "more"),
-        reader.refused("server", "set", "--name", "mine", server),
-    )
-    assert shown["name"] == "secret"
-    assert all("403" in text for text in refusals)
-
-    async def is_active() -> bool:
-        return bool((await owner.json("server", "show", server))["status"] == "ACTIVE")
-
-    await eventually(is_active, within=_WAIT, what="the owner's server is active")
-    await owner.openstack("server", "delete", "--wait", server)
 
 
 async def test_preparation(agent: AgentProcess, cloud: Cloud) -> None:
