@@ -1,15 +1,11 @@
 """A user's shell in the lab: the stock ``openstack`` command and ours, with what ``openrc`` exports."""
 
-import asyncio
 import json
 import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import openstack
-from openstack.connection import Connection
 
 from sev_agent.lab import openrc
 from sev_agent.lab.cloud import Lab
@@ -53,27 +49,6 @@ class Shell:
             return bool((await self.json("server", "show", server))["status"] == status)
 
         await eventually(has_it, within=within, what=f"server {server} is {status}")
-
-    async def connection(self) -> Connection:
-        """openstacksdk's, as this user; its calls block."""
-        variables = self.variables
-        return await asyncio.to_thread(
-            openstack.connect,
-            load_yaml_config=False,
-            load_envvars=False,
-            auth_url=variables["OS_AUTH_URL"],
-            username=variables["OS_USERNAME"],
-            password=variables["OS_PASSWORD"],
-            project_name=variables["OS_PROJECT_NAME"],
-            user_domain_name=variables["OS_USER_DOMAIN_NAME"],
-            project_domain_name=variables["OS_PROJECT_DOMAIN_NAME"],
-            region_name=variables["OS_REGION_NAME"],
-        )
-
-    async def token(self) -> str:
-        """A token of this user's project, issued now."""
-        issued = await self.json("token", "issue")
-        return str(issued["id"])
 
 
 def _exported(file: Path) -> Mapping[str, str]:

@@ -1,28 +1,18 @@
-"""The tools that tenants have, unmodified: the ``openstack`` command, and openstacksdk with its cloud layer.
-
-The modules of Ansible's openstack.cloud collection are thin around that layer: what they call of it is called here.
-"""
+"""The stock ``openstack`` command, unmodified, on the whole cloud: API, scheduler, host and guest."""
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
-from openstack.connection import Connection
 
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.shell import Shell
 from tests.unit.api.test_public_keys import ED25519, FINGERPRINT
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    # Told by openstacksdk of itself, whatever one uses of it.
-    pytest.mark.filterwarnings("ignore::openstack.warnings.RemovedInSDK60Warning"),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _FLAVOR = "sev.small"
-_WAIT = 120
 
 
 async def test_openstack_command(agent: AgentProcess, cloud: Cloud, tmp_path: Path) -> None:
@@ -99,43 +89,6 @@ async def test_flavors_and_rest_by_command(agent: AgentProcess, cloud: Cloud) ->
     assert "openstack flavor set --property hw:mem_encryption=true FLAVOR" in refusal
     assert "400" in refusal
     await operator.openstack("flavor", "delete", "own")
-
-
-async def test_openstacksdk(agent: AgentProcess, cloud: Cloud) -> None:
-    """What Ansible's modules for servers, flavors and keys call of openstacksdk works."""
-    connection = await Shell(cloud.lab, "red-member").connection()
-    await asyncio.to_thread(_by_cloud_layer, connection, str(cloud.blank), cloud.host.name)
-
-
-def _by_cloud_layer(connection: Connection, image: str, host: str) -> None:
-    made = connection.create_keypair("laptop", ED25519)
-    assert made.fingerprint == FINGERPRINT
-    options: dict[str, Any] = {"key_name": "laptop", "meta": {"role": "db"}, "userdata": "#!/bin/sh\n"}
-    server = connection.create_server(
-        "db", image=image, flavor=_FLAVOR, wait=True, timeout=_WAIT, auto_ip=False, **options
-    )
-    assert server.status == "ACTIVE"
-    assert server.metadata == {"role": "db"}
-    assert not server.compute_host, "a tenant is not told the host"
-    assert [each.id for each in connection.list_servers(detailed=True)] == [server.id]
-    assert [each.id for each in connection.search_servers("db", {"metadata": {"role": "db"}})] == [server.id]
-    connection.set_server_metadata(server.id, {"tier": "1"})
-    connection.delete_server_metadata(server.id, ["role"])
-    connection.update_server(server.id, name="renamed")
-    renamed = connection.get_server("renamed")
-    assert renamed is not None
-    assert (renamed.name, renamed.metadata) == ("renamed", {"tier": "1"})
-    assert isinstance(connection.get_server_console(server.id), str)
-    flavor = connection.get_flavor(_FLAVOR)
-    assert flavor is not None
-    assert flavor.extra_specs["hw:mem_encryption"]
-    assert connection.get_compute_limits().instances_used == 1
-    connection.compute.reboot_server(server.id, "HARD")
-    connection.compute.wait_for_server(connection.compute.get_server(server.id), wait=_WAIT)
-    assert connection.delete_server(server.id, wait=True, timeout=_WAIT)
-    assert connection.get_server(server.id) is None
-    assert connection.delete_keypair("laptop")
-    assert not connection.delete_keypair("laptop")
 
 
 async def test_preparation(agent: AgentProcess, cloud: Cloud) -> None:
