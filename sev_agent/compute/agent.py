@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
@@ -43,11 +44,12 @@ from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.messaging.spool import Spool
 from sev_agent.messaging.work_gate import WorkGate
-from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.lookout import Lookout, Question
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import identify
+from sev_agent.openstack.identity import KeystoneIdentity, identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
 
@@ -60,6 +62,7 @@ _TASK_STOP_SECONDS = 5.0
 _SECOND_LOOK_SECONDS = 5.0
 _AGAIN_SECONDS = 3.0
 _BROKER_TASK = "broker"
+_SERVER_ERROR = 500
 _MAX_DRIFT_TOLD = 100
 """Differences in one notification; the log has all."""
 
@@ -95,7 +98,7 @@ class _Agent:
         self._supervisor = supervisor
         host = config.host.name
         self._metrics = Metrics()
-        self._health = Health(on_change=self._on_health)
+        self._health = Health(_leans_on(config), on_change=self._on_health)
         self._was_ready = False
         self._state_lock = StateLock(config.host.state_dir, host)
         self._store = RecordStore(config.host.state_dir / "instances")
@@ -107,9 +110,13 @@ class _Agent:
         )
         self._domains = Domains(self._hypervisor)
 
-        on_request = self._metrics.count_request
+        on_request = self._on_request
         identity = identify(config.auth, session, on_request=on_request)
         glance = Glance(session, identity, config.glance, on_request=on_request)
+        questions: dict[Dependency, Question] = {Dependency.GLANCE: glance.check}
+        if isinstance(identity, KeystoneIdentity):
+            questions[Dependency.KEYSTONE] = identity.check
+        self._lookout = Lookout(questions, self._health, interval=config.health.interval)
         placement = Placement(session, identity, config.placement, on_request=on_request)
 
         self._broker = Broker(
@@ -157,6 +164,7 @@ class _Agent:
             domains=self._domains,
             accounting=self._accounting,
             admission=admission,
+            redefine=builder.redefine,
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
         locks = InstanceLocks()
@@ -205,13 +213,14 @@ class _Agent:
         )
         self._work = self._server(
             topology.work_queue(host, delivery_limit=config.messaging.delivery_limit),
-            work_methods(self._instances, self._reconciler),
+            work_methods(self._instances),
             concurrency=_WORK_CONCURRENCY,
             paused=True,
+            on_change=self._on_work,
         )
         self._queries = self._server(
             topology.query_queue(host),
-            query_methods(self._instances, self._store, self._status.report),
+            query_methods(self._instances, self._store, self._status.report, self._reconciler),
             concurrency=_QUERY_CONCURRENCY,
         )
         self._http = HttpEndpoints(
@@ -229,6 +238,7 @@ class _Agent:
             accounting=self._accounting,
             instances=self._instances,
             outbox=self._outbox,
+            hypervisor=self._hypervisor,
         )
 
     async def prepare(self) -> None:
@@ -253,6 +263,7 @@ class _Agent:
             "instances": self._instances.run(),
             "host-boot": self._host_boot.run(),
             "reconciler": self._reconciler.run(),
+            "lookout": self._lookout.run(),
             "rpc-queries": self._queries.run(),
             "rpc-work": self._work.run(),
             "work-gate": self._gate.run(),
@@ -261,7 +272,15 @@ class _Agent:
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
-    def _server(self, queue: topology.QueueSpec, methods: Any, *, concurrency: int, paused: bool = False) -> RpcServer:
+    def _server(
+        self,
+        queue: topology.QueueSpec,
+        methods: Any,
+        *,
+        concurrency: int,
+        paused: bool = False,
+        on_change: Callable[[bool], None] | None = None,
+    ) -> RpcServer:
         return RpcServer(
             self._broker,
             queue=queue,
@@ -271,6 +290,7 @@ class _Agent:
             handler_timeout=_HANDLER_SECONDS,
             stop_timeout=_TASK_STOP_SECONDS,
             paused=paused,
+            on_change=on_change,
             on_outcome=self._on_outcome,
             on_rejected=self._refused.tell,
         )
@@ -303,6 +323,13 @@ class _Agent:
         else:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
 
+    def _on_work(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        if is_consumed:
+            self._health.up(Dependency.WORK_QUEUE)
+        else:
+            reason = str(self._work.fault or "it is not consumed while this host cannot work")
+            self._health.down(Dependency.WORK_QUEUE, reason)
+
     def _on_health(self) -> None:
         self._gate.look()
         if self._health.is_ready and not self._was_ready:
@@ -321,9 +348,18 @@ class _Agent:
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()
 
+    def _on_request(self, service: str, method: str, status: int, seconds: float) -> None:
+        self._metrics.count_request(service, method, status, seconds)
+        if status == 0 or status >= _SERVER_ERROR:
+            self._lookout.doubt(Dependency(service))
+
     def _is_alive(self) -> bool:
         """Whether libvirt's thread turns and the broker's task goes on; to be asked at all shows that the loop does."""
         return self._hypervisor.thread_alive and self._supervisor.is_running(_BROKER_TASK)
+
+
+def _leans_on(config: AgentConfig) -> list[Dependency]:
+    return [each for each in OF_A_HOST if each is not Dependency.KEYSTONE or config.auth.type != "none"]
 
 
 def _providers(config: AgentConfig, placement: Placement) -> Providers:

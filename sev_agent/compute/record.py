@@ -18,7 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sev_agent.compute.qcow2 import BadHeader, read_header
-from sev_agent.durable import sync_directory, write_durably
+from sev_agent.durable import discard_unfinished, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted, SevAgentError
 from sev_agent.messaging.spool import Letter
 from sev_agent.schema import Instance
@@ -29,6 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 _FORMAT = 1
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
 _RECORD = "instance.json"
+_TICK = timedelta(microseconds=1)
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DISK_REMEDY = "free space on this host's disk, or use another host"
 
@@ -142,12 +143,14 @@ class Record(_Value):
 
     def with_(self, **changes: Any) -> Self:
         """The record after ``changes``, stamped with the present time."""
-        return self.model_copy(update={**changes, "updated_at": datetime.now(UTC)})
+        # A later change is told as the later one, also where the clock was set back meanwhile.
+        now = max(datetime.now(UTC), self.updated_at + _TICK)
+        return self.model_copy(update={**changes, "updated_at": now})
 
     def deleted(self) -> Self:
         """The record when nothing else is left: it knows the UUID again, and none of the tenant's own data."""
         bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
-        return self.with_(state=State.DELETED, instance=bare, base_image=None)
+        return self.with_(state=State.DELETED, instance=bare, base_image=None, fault=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,11 @@ class InstanceFiles:
         return self.directory / "ramdisk"
 
     @property
+    def definition(self) -> Path:
+        """What libvirt was told of the guest."""
+        return self.directory / "domain.xml"
+
+    @property
     def console_log(self) -> Path:
         return self.directory / "console.log"
 
@@ -209,6 +217,7 @@ class RecordStore:
             if not path.is_dir() or _discard_unaccepted(path):
                 continue
             try:
+                discard_unfinished(path)
                 record = _read(path)
             except (ValueError, OSError) as error:
                 self._set_aside(path, error)

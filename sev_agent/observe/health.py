@@ -11,17 +11,26 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Dependency(StrEnum):
-    """A service that a daemon cannot do its work without."""
+    """What a daemon cannot do its work without: services, and that its own queue is consumed."""
 
     LIBVIRT = "libvirt"
     BROKER = "broker"
     PLACEMENT = "placement"
+    WORK_QUEUE = "work_queue"
     DATABASE = "database"
     KEYSTONE = "keystone"
+    GLANCE = "glance"
 
 
-OF_A_HOST = (Dependency.LIBVIRT, Dependency.BROKER, Dependency.PLACEMENT)
-"""What the host daemon leans on."""
+OF_A_HOST = (
+    Dependency.LIBVIRT,
+    Dependency.BROKER,
+    Dependency.PLACEMENT,
+    Dependency.WORK_QUEUE,
+    Dependency.KEYSTONE,
+    Dependency.GLANCE,
+)
+"""What the host daemon leans on; where it sends no token, Keystone is not among it."""
 
 
 @dataclass(frozen=True, slots=True)

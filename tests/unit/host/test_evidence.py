@@ -38,14 +38,20 @@ def test_without_registers_the_kernels_flags_prove_the_bios(tmp_path: Path) -> N
 
 
 def test_without_registers_and_flags_nothing_is_claimed(tmp_path: Path) -> None:
-    """The flags' absence may be the processor's or the BIOS's doing: which, the registers would say."""
+    """The flags' absence may be the processor's or the BIOS's doing: what to do first is to look."""
     files = without("third-generation", "dev/cpu")
     files["proc/cpuinfo"] = files["proc/cpuinfo"].replace("sme sev sev_es", "")
     files["sys/module/kvm_amd/parameters/sev"] = "N\n"
     report = judge(unpack(files, tmp_path))
     assert outcome(report, "cpu.sev") is Outcome.UNKNOWN
     assert outcome(report, "bios.smee") is Outcome.UNKNOWN
-    assert not report.is_ready()
+    verdict = report.verdicts[Generation.SEV]
+    assert verdict.readiness is Readiness.NOT_READY
+    assert verdict.mend is not None
+    assert (verdict.mend.check.name, verdict.mend.finding.remedy) == (
+        "cpu.sev",
+        "modprobe cpuid, then run this again",
+    )
 
 
 def test_a_host_of_which_libvirt_was_not_captured_is_not_proven(tmp_path: Path) -> None:
@@ -81,6 +87,14 @@ def test_what_cannot_be_read_is_a_finding(error: OSError, tmp_path: Path) -> Non
         assert (result.outcome, result.finding.remedy) == (Outcome.UNKNOWN, "run this as root")
     else:
         assert result.outcome is Outcome.FAILED
+
+
+def test_firmware_for_stateless_images_counts(tmp_path: Path) -> None:
+    """Guests of SEV-ES can run, and it is told which images they need."""
+    report = judge(unpack(without("third-generation", "usr/share/qemu/firmware/60-"), tmp_path))
+    assert report.is_ready(Generation.SEV_ES)
+    found = next(result.finding.found for result in report.results if result.check.name == "ovmf.sev_es")
+    assert found == "/usr/share/OVMF/OVMF.amdsev.fd, for images with hw_firmware_stateless=true only"
 
 
 def test_a_backported_feature_counts(tmp_path: Path) -> None:
