@@ -20,7 +20,7 @@ from sev_agent.config import ApiConfig
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
 from sev_agent.messaging.client import MessagingTimeout, RemoteError
-from sev_agent.uninterrupted import raise_if_cancelled
+from sev_agent.uninterrupted import raise_if_cancelled, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class Upkeep:
         while True:
             raise_if_cancelled()
             try:
-                await self._purge()
+                await uninterrupted(self._purge())
                 if self._broker_is_up():
                     while await self._look():
                         pass
@@ -70,15 +70,20 @@ class Upkeep:
 
     async def _look(self) -> bool:
         """Claim what is due, and see after it; whether there may be more."""
-        ids = await self._claim()
+        ids = await uninterrupted(self._claim())
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def one(server_id: str) -> None:
             async with slots:
                 try:
-                    action = await self._see_after(server_id)
-                except BrokerUnavailable as error:
+                    # A stop waits for it, so that no transaction is torn: every question has its time limit.
+                    action = await uninterrupted(self._see_after(server_id))
+                except (BrokerUnavailable, DatabaseUnavailable) as error:
                     log.info("upkeep.postponed", instance_uuid=server_id, error=str(error))
+                    return
+                except Exception:
+                    # One row that we cannot cope with must not end the service of all others.
+                    log.exception("upkeep.failed", instance_uuid=server_id)
                     return
                 self._metrics.upkeep.labels(action).inc()
                 log.info("upkeep.done", instance_uuid=server_id, action=action)
@@ -95,7 +100,8 @@ class Upkeep:
         claimed = []
         async with self._database.writing() as session:
             due = select(ServerRow.id, ServerRow.look_at).where(ServerRow.look_at <= now).order_by(ServerRow.look_at)
-            for server_id, look_at in (await session.execute(due.limit(_BATCH))).all():
+            due = due.limit(_BATCH).with_for_update(skip_locked=True)
+            for server_id, look_at in (await session.execute(due)).all():
                 mine = await session.execute(
                     update(ServerRow)
                     .where(ServerRow.id == server_id, ServerRow.look_at == look_at)

@@ -81,8 +81,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, Package("systemd"), Package("cpio"), Package("grub-common"))
-"""What the tests need: the lab's, and the programs that check units, users, directories, archives and boot lines."""
+TESTS = (*LAB, *(Package(name) for name in ("systemd", "cpio", "grub-common", "postgresql")))
+"""What the tests need: the lab's, programs that check units, users, archives, boot lines, and the API's database."""
 
 
 class PackagesError(LabError):
