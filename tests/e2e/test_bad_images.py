@@ -162,21 +162,22 @@ async def test_image_without_the_methods_property(agent: AgentProcess, cloud: Cl
 
 
 @pytest.mark.parametrize(
-    ("field", "amount", "resource_class"),
+    ("field", "amount", "code", "text"),
     [
-        ("memory_mb", 16 * 1024 * 1024, "MEMORY_MB"),
-        ("vcpus", 255, "VCPU"),
-        ("root_gb", 64 * 1024, "DISK_GB"),
+        # What the host has free is looked at before what Placement counts.
+        ("memory_mb", 16 * 1024 * 1024, "host.memory_short", "MiB of RAM"),
+        ("vcpus", 255, "placement.full", "VCPU"),
+        ("root_gb", 64 * 1024, "placement.full", "DISK_GB"),
     ],
 )
 async def test_more_than_the_host_has(
-    agent: AgentProcess, cloud: Cloud, ear: Ear, field: str, amount: int, resource_class: str
+    agent: AgentProcess, cloud: Cloud, ear: Ear, field: str, amount: int, code: str, text: str
 ) -> None:
-    """A size that the schema takes and the host does not have ends as Placement's Full, by the flavor's field."""
-    fault = await failure(cloud, agent, ear, "placement.full", **{f"flavor__{field}": amount})
+    """A size that the schema takes and the host does not have is told by the flavor's field."""
+    fault = await failure(cloud, agent, ear, code, **{f"flavor__{field}": amount})
     assert fault["retryable"]
     assert fault["field"] == f"instance.flavor.{field}"
-    assert resource_class in fault["message"]
+    assert text in fault["message"]
 
 
 async def test_good_build_after_bad_ones(agent: AgentProcess, cloud: Cloud, ear: Ear) -> None:
