@@ -34,7 +34,7 @@ def _text_of_uuid(value: str) -> str:
     return str(UUID(value))
 
 
-Id = Annotated[str, Field(max_length=36), AfterValidator(_text_of_uuid)]
+Id = Annotated[str, Field(max_length=36, json_schema_extra={"format": "uuid"}), AfterValidator(_text_of_uuid)]
 
 
 class NetworkRequest(Body):
