@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,14 +23,15 @@ class Platform:
 
     ``misc_capacity`` and ``misc_current`` are ASIDs by the kernel's keys: ``sev`` for SEV, ``sev_es`` for SEV-ES and
     SEV-SNP. A kernel without the controller has neither; before 6.5 the root shows no current use.
-    ``simulated`` is true below the root of a simulated platform.
+    ``simulated`` is true below the root of a simulated platform. Two readings are equal where the platform can do the
+    same: what is in use does not count.
     """
 
     sev: bool
     sev_es: bool
     sev_snp: bool
     misc_capacity: Mapping[str, int]
-    misc_current: Mapping[str, int]
+    misc_current: Mapping[str, int] = field(compare=False)
     simulated: bool
 
 

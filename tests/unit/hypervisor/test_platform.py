@@ -20,7 +20,9 @@ def test_reads_a_sev_host(tmp_path: Path) -> None:
     _write(tmp_path, "sys/module/kvm_amd/parameters/sev_snp", "N\n")
     _write(tmp_path, "sys/fs/cgroup/misc.capacity", "sev 410\nsev_es 99\n")
     _write(tmp_path, "sys/fs/cgroup/misc.current", "sev 3\nsev_es 0\n")
-    assert read_platform(tmp_path) == Platform(
+    platform = read_platform(tmp_path)
+    assert platform.misc_current == {"sev": 3, "sev_es": 0}
+    assert platform == Platform(
         sev=True,
         sev_es=True,
         sev_snp=False,
