@@ -1,4 +1,4 @@
-"""One lab with one host for all tests here, and the daemon of that host in their hands."""
+"""One lab for all tests here, with a host of each generation, and the daemons of these hosts in their hands."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from sev_agent.lab.cloud import Lab
+from sev_agent.lab.platform.emulator.kind import Kind
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.downloads import StallingProxy
@@ -20,13 +21,29 @@ _LOG_LINES = 60
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def lab() -> AsyncIterator[Lab]:
-    async with own_lab("sev-e2e-", slots=SLOTS) as lab:
+    async with own_lab("sev-e2e-", slots=SLOTS, platforms=(Kind.SEV, Kind.SEV_ES, Kind.SEV_SNP)) as lab:
         yield lab
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     async with seen_from_outside(lab, tmp_path_factory.mktemp("image")) as cloud:
+        yield cloud
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def es_cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
+    """The host with SEV-ES, its daemon ready."""
+    async with seen_from_outside(lab, tmp_path_factory.mktemp("image"), index=1) as cloud:
+        await cloud.agent.start()
+        yield cloud
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def snp_cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
+    """The host with SEV-SNP, its daemon ready."""
+    async with seen_from_outside(lab, tmp_path_factory.mktemp("image"), index=2) as cloud:
+        await cloud.agent.start()
         yield cloud
 
 
