@@ -55,9 +55,13 @@ class CrashPoint(StrEnum):
     FAIL_BEFORE_SAVE = "fail.before_save"
     FAIL_AFTER_SAVE = "fail.after_save"
     DELETE_AFTER_NOTICE = "delete.after_notice"
+    UNDO_BEFORE_DESTROY = "undo.before_destroy"
     UNDO_AFTER_DESTROY = "undo.after_destroy"
+    UNDO_BEFORE_UNDEFINE = "undo.before_undefine"
     UNDO_AFTER_UNDEFINE = "undo.after_undefine"
+    UNDO_BEFORE_FILES = "undo.before_files"
     UNDO_AFTER_FILES = "undo.after_files"
+    UNDO_BEFORE_RELEASE = "undo.before_release"
     UNDO_AFTER_RELEASE = "undo.after_release"
 
     POWER_AFTER_NOTICE = "power.after_notice"

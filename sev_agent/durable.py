@@ -3,8 +3,12 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from sev_agent.crash_points import CrashPoint, reached
+
+UNFINISHED: Final = ".new"
+"""How the name ends of what has not got its own name yet; it begins with a dot."""
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -12,7 +16,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
     Blocks on the disk. Raises ``OSError``; then the old content stands and no temporary file is left.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
@@ -27,6 +31,15 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def discard_unfinished(directory: Path) -> None:
+    """Remove what a writer that was killed left in ``directory``; nobody may be writing there. Blocks on the disk.
+
+    Raises ``OSError``.
+    """
+    for path in directory.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

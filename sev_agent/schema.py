@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -215,6 +215,10 @@ class ConsoleArguments(Model):
 
     instance_uuid: Identifier
     length: int | None = Field(default=None, ge=1, le=100_000)
+
+
+RECONCILE_SECONDS: Final = 600.0
+"""How long ``reconcile`` may take; all other methods answer within seconds."""
 
 
 class ReconcileArguments(Model):

@@ -1,6 +1,7 @@
 """``sev-agent check``: whether this host can run encrypted guests, and why not."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -10,11 +11,13 @@ from rich.markup import escape
 
 from sev_agent import log
 from sev_agent.cli import output
-from sev_agent.config import LogSection, load
+from sev_agent.config import AgentConfig, HypervisorSection, LogSection, load
+from sev_agent.errors import SevAgentError
+from sev_agent.host.capture import capture
 from sev_agent.host.check import Outcome, Result
 from sev_agent.host.examination import Readiness, Report, examine
 from sev_agent.host.files import HostFiles
-from sev_agent.host.inquiry import gather
+from sev_agent.host.inquiry import domain_capabilities, gather
 from sev_agent.sev.generation import Generation
 
 app = typer.Typer(add_completion=False)
@@ -45,6 +48,12 @@ def check(
         Path | None,
         typer.Option("--config", "-c", help="The daemon's TOML file: then Placement and RabbitMQ are asked too."),
     ] = None,
+    capture_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--capture", file_okay=False, help="Write all that is looked at below this new directory, for --root."
+        ),
+    ] = None,
     as_json: output.Json = False,
 ) -> None:
     """Say whether this host can run encrypted guests, and name the one layer to mend first.
@@ -57,6 +66,9 @@ def check(
         settings = None if config is None else load(config)
         where = root or (Path("/") if settings is None else settings.encryption.platform_root)
         files = HostFiles(where)
+        if capture_to is not None:
+            _capture(files, settings, capture_to)
+            return
         report = examine(asyncio.run(gather(files, settings)))
     if as_json:
         output.print_json(_as_dict(report, files, generation))
@@ -64,6 +76,19 @@ def check(
         _show(report, files, generation)
     if not report.is_ready(generation):
         raise typer.Exit(output.FAILED)
+
+
+def _capture(files: HostFiles, settings: AgentConfig | None, target: Path) -> None:
+    hypervisor = HypervisorSection() if settings is None else settings.hypervisor
+    told = None
+    if files.is_live or settings is not None:
+        with contextlib.suppress(SevAgentError):  # then it is captured that libvirt did not answer
+            told = asyncio.run(domain_capabilities(hypervisor))
+    try:
+        count = capture(files, told, target)
+    except OSError as error:
+        raise SevAgentError(f"cannot write {error.filename}: {error.strerror}", remedy="look at the disk") from None
+    typer.echo(f"{count} files below {target}: sev-agent check --root {target}")
 
 
 def _as_dict(report: Report, files: HostFiles, generation: Generation | None) -> dict[str, Any]:
@@ -127,7 +152,7 @@ def _show_end(screen: Console, report: Report, files: HostFiles, generation: Gen
     if mend is None:
         screen.print(f"\n[green]ready[/]: {escape(host)} can run {wanted}")
         return
-    proven = mend.outcome is Outcome.FAILED
+    proven = report.verdicts[generation or Generation.SEV].readiness is Readiness.NOT_READY
     verdict = "[red]not ready[/]" if proven else "[yellow]not proven[/]"
     what = f"{host} cannot run {wanted}" if proven else f"that {host} can run {wanted} could not be seen"
     screen.print(f"\n{verdict}: {escape(what)}", soft_wrap=True)

@@ -153,30 +153,27 @@ def console(
         typer.echo(output.printable(text), nl=False)
 
 
-@app.command()
-def start(
-    uuid: Uuid,
-    host: HostName,
-    broker: BrokerUrl = _DEFAULT_BROKER,
-    wait: Wait = True,
-    timeout: Timeout = 120,
-    as_json: output.Json = False,
-) -> None:
-    """Start an instance that is stopped, if there is a slot for it."""
-    _change_power("start_instance", uuid, host, broker, limit=timeout if wait else None, as_json=as_json)
+def _power_command(name: str, method: str, text: str) -> None:
+    """A command that has the host carry out ``method`` on one instance, and shows what comes of it."""
+
+    @app.command(name, help=text)
+    def command(
+        uuid: Uuid,
+        host: HostName,
+        broker: BrokerUrl = _DEFAULT_BROKER,
+        wait: Wait = True,
+        timeout: Timeout = 120,
+        as_json: output.Json = False,
+    ) -> None:
+        _change_power(method, uuid, host, broker, limit=timeout if wait else None, as_json=as_json)
 
 
-@app.command()
-def stop(
-    uuid: Uuid,
-    host: HostName,
-    broker: BrokerUrl = _DEFAULT_BROKER,
-    wait: Wait = True,
-    timeout: Timeout = 120,
-    as_json: output.Json = False,
-) -> None:
-    """Let an instance shut itself down; after the host's time limit it is ended. Its slot becomes free."""
-    _change_power("stop_instance", uuid, host, broker, limit=timeout if wait else None, as_json=as_json)
+_power_command("start", "start_instance", "Start an instance that is stopped, if there is a slot for it.")
+_power_command(
+    "stop",
+    "stop_instance",
+    "Let an instance shut itself down; after the host's time limit it is ended. Its slot becomes free.",
+)
 
 
 @app.command()
@@ -368,6 +365,8 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
     }
     if view["fault"]:
         pairs["fault"] = _fault(view)
+    if waiting := view["waiting_for"]:
+        pairs["waits for"] = f"{waiting['code']}: {waiting['message']}"
     cells = {name: output.cell(value) for name, value in pairs.items()}
     output.screen().print(output.details(cells | {"state": output.state(view["state"])}))
 

@@ -82,8 +82,9 @@ def _undo(files: HostFiles, *, as_json: bool) -> dict[str, Any]:
     changes, commands = ledger.reversal()
     is_empty = ledger.is_empty
     if not is_empty:
-        ledger.undo(changes)
+        ledger.restore(changes)
         _run(files, commands, quiet=as_json)
+        ledger.forget()
     if not as_json:
         screen = output.screen()
         _show_files(screen, changes)

@@ -7,6 +7,7 @@ import typer
 
 from sev_agent.cli import output
 from sev_agent.cli.remote import BrokerUrl, HostName, connected
+from sev_agent.schema import RECONCILE_SECONDS
 
 app = typer.Typer(add_completion=False)
 
@@ -27,7 +28,7 @@ def reconcile(
 
     async def order() -> Any:
         async with connected(broker, host) as remote:
-            return await remote.order("reconcile", dry_run=dry_run)
+            return await remote.ask_long("reconcile", limit=RECONCILE_SECONDS, dry_run=dry_run)
 
     with output.errors():
         report = asyncio.run(order())

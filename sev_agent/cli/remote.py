@@ -47,6 +47,11 @@ class Remote:
             method, arguments, queue=topology.query_queue_name(self.host), timeout=CALL_SECONDS
         )
 
+    async def ask_long(self, method: str, *, limit: float, **arguments: Any) -> JsonValue:
+        """As ``ask``, for what may take the host ``limit`` seconds."""
+        queue = topology.query_queue_name(self.host)
+        return await self.client.call(method, arguments, queue=queue, timeout=limit + CALL_SECONDS)
+
     async def order(self, method: str, **arguments: Any) -> JsonValue:
         """A request, answered once it is in the host's journal."""
         return await self.client.call(

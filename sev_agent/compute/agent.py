@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
@@ -158,6 +159,7 @@ class _Agent:
             domains=self._domains,
             accounting=self._accounting,
             admission=admission,
+            redefine=builder.redefine,
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
         locks = InstanceLocks()
@@ -219,13 +221,14 @@ class _Agent:
         )
         self._work = self._server(
             topology.work_queue(host, delivery_limit=config.messaging.delivery_limit),
-            work_methods(self._instances, self._reconciler),
+            work_methods(self._instances),
             concurrency=_WORK_CONCURRENCY,
             paused=True,
+            on_change=self._on_work,
         )
         self._queries = self._server(
             topology.query_queue(host),
-            query_methods(self._instances, self._store, self._status.report),
+            query_methods(self._instances, self._store, self._status.report, self._reconciler),
             concurrency=_QUERY_CONCURRENCY,
         )
         self._http = HttpEndpoints(
@@ -244,6 +247,7 @@ class _Agent:
             accounting=self._accounting,
             instances=self._instances,
             outbox=self._outbox,
+            hypervisor=self._hypervisor,
         )
 
     async def prepare(self) -> None:
@@ -277,7 +281,15 @@ class _Agent:
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
-    def _server(self, queue: topology.QueueSpec, methods: Any, *, concurrency: int, paused: bool = False) -> RpcServer:
+    def _server(
+        self,
+        queue: topology.QueueSpec,
+        methods: Any,
+        *,
+        concurrency: int,
+        paused: bool = False,
+        on_change: Callable[[bool], None] | None = None,
+    ) -> RpcServer:
         return RpcServer(
             self._broker,
             queue=queue,
@@ -287,6 +299,7 @@ class _Agent:
             handler_timeout=_HANDLER_SECONDS,
             stop_timeout=_TASK_STOP_SECONDS,
             paused=paused,
+            on_change=on_change,
             on_outcome=self._on_outcome,
             on_rejected=self._refused.tell,
         )
@@ -318,6 +331,13 @@ class _Agent:
             self._health.up(Dependency.BROKER)
         else:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
+
+    def _on_work(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        if is_consumed:
+            self._health.up(Dependency.WORK_QUEUE)
+        else:
+            reason = str(self._work.fault or "it is not consumed while this host cannot work")
+            self._health.down(Dependency.WORK_QUEUE, reason)
 
     def _on_health(self) -> None:
         self._gate.look()

@@ -22,12 +22,12 @@ from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
 from sev_agent.compute.refusal import explained
 from sev_agent.config import AgentConfig
-from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, FirmwareWanted, FlashBuild, choose_firmware
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec, nics
 from sev_agent.domain.spec import VirtType
-from sev_agent.errors import Conflict
+from sev_agent.durable import write_durably
+from sev_agent.errors import Conflict, NotFound
 from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.openstack.glance import Glance, Image
@@ -52,6 +52,12 @@ class FirmwareUsed:
 
     path: Path
     sha256: str
+
+
+class DefinitionLost(NotFound):
+    """Neither libvirt nor the host knows any more what the guest's domain was."""
+
+    code = "instance.definition_lost"
 
 
 class Builder:
@@ -92,7 +98,21 @@ class Builder:
             record = await self._bring_up(record, progress)
         return record.with_(state=State.ACTIVE)
 
-    async def undo(self, record: Record) -> None:
+    async def redefine(self, record: Record) -> None:
+        """Make the guest known to libvirt again, as it was built, where somebody took its domain away.
+
+        Raises ``DefinitionLost``, and what libvirt says against it.
+        """
+        try:
+            xml = await asyncio.to_thread(self._store.files(record.uuid).definition.read_text)
+        except OSError as error:
+            raise DefinitionLost(
+                f"libvirt does not know instance {record.uuid} any more, nor does this host: {error}",
+                remedy="delete it, or define its domain by hand",
+            ) from error
+        await self._domains.define(xml)
+
+    async def undo(self, record: Record, progress: Progress) -> None:
         """Remove all that was made for ``record``: domain, files, allocation. Repeatable.
 
         Raises ``Unavailable`` when libvirt or Placement cannot be asked; then it must be called again.
@@ -101,15 +121,15 @@ class Builder:
         # A request may name the UUID of a domain that is not ours: neither that one nor its slot is ever touched.
         is_strangers = exists and not await self._domains.is_managed(record.uuid)
         if exists and not is_strangers:
-            await self._domains.destroy(record.uuid)
-            reached(CrashPoint.UNDO_AFTER_DESTROY)
-            await self._domains.undefine(record.uuid)
-            reached(CrashPoint.UNDO_AFTER_UNDEFINE)
-        await in_thread(self._store.remove_files, record.uuid)
-        reached(CrashPoint.UNDO_AFTER_FILES)
+            with progress.step(Step.DESTROY):
+                await self._domains.destroy(record.uuid)
+            with progress.step(Step.UNDEFINE):
+                await self._domains.undefine(record.uuid)
+        with progress.step(Step.FILES):
+            await in_thread(self._store.remove_files, record.uuid)
         if not is_strangers:
-            await self._accounting.release(record.uuid)
-            reached(CrashPoint.UNDO_AFTER_RELEASE)
+            with progress.step(Step.RELEASE):
+                await self._accounting.release(record.uuid)
 
     async def _runs_already(self, record: Record) -> bool:
         if record.generation is None:
@@ -209,6 +229,7 @@ class Builder:
         with progress.step(Step.DEFINE):
             # Half of libvirt's time for it goes into the check against its schema.
             domain = self._domain(record, properties, encryption, choice, used)
+            await in_thread(write_durably, self._store.files(record.uuid).definition, domain.encode())
             await uninterrupted(self._domains.define(domain))
         return used
 

@@ -11,7 +11,7 @@ from sev_agent.compute.image_cache import CachedImage
 from sev_agent.compute.qcow2 import BadHeader, read_header
 from sev_agent.compute.subprocesses import ProgramFailed, run_bounded
 from sev_agent.crash_points import CrashPoint, reached
-from sev_agent.durable import sync_directory
+from sev_agent.durable import UNFINISHED, sync_directory
 from sev_agent.errors import SevAgentError
 from sev_agent.sev.sizes import GIB
 from sev_agent.uninterrupted import in_thread
@@ -40,7 +40,7 @@ async def create_disk(path: Path, base: CachedImage, size_gb: int, *, qemu_img: 
     if await asyncio.to_thread(_is_right, path, base, size):
         return
     # One name, so that what a kill leaves is replaced by the next try.
-    half_made = path.with_name(f".{path.name}.new")
+    half_made = path.with_name(f".{path.name}{UNFINISHED}")
     argv = [qemu_img, "create", "-q", "-f", "qcow2", "-b", str(base.path), "-F", base.format, str(half_made), str(size)]
     try:
         await run_bounded(argv, timeout=_CREATE_TIMEOUT)

@@ -5,6 +5,7 @@ from sev_agent.compute.host_watch import ReadinessReport
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.status import HostStatus
+from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.observe.health import Health
 from sev_agent.observe.metrics import Metrics
 
@@ -18,11 +19,12 @@ def observe(
     accounting: Accounting,
     instances: Instances,
     outbox: Outbox,
+    hypervisor: Hypervisor,
 ) -> None:
     """Have ``metrics`` read each part at every scrape."""
     metrics.observe(
         "sev_agent_dependency_up",
-        "Whether libvirt, the broker and Placement can be used.",
+        "Whether libvirt, the broker and Placement can be used, and whether the work queue is consumed.",
         ("dependency",),
         lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
     )
@@ -56,6 +58,12 @@ def observe(
         "Instances of this host, by state.",
         ("state",),
         instances.by_state,
+    )
+    metrics.observe(
+        "sev_agent_libvirt_calls_overdue",
+        "Calls to libvirt that are past their time limit and have not returned.",
+        (),
+        lambda: [((), float(hypervisor.overdue_calls))],
     )
     metrics.observe(
         "sev_agent_notifications_waiting",

@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.power_change import last_request, was_stopped_since
+from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.crash_points import CrashPoint, reached
-from sev_agent.durable import write_durably
+from sev_agent.durable import discard_unfinished, write_durably
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.uninterrupted import in_thread, raise_if_cancelled
 
@@ -22,6 +23,10 @@ _FILE: Final = "host-boot.json"
 _RETRY_SECONDS: Final = 3.0
 
 
+Start: TypeAlias = Callable[[UUID, str], Awaitable[None]]
+"""Takes the instance, and the last request to it from before this boot."""
+
+
 class _Boot(BaseModel):
     """The boot that this host was last seen in, and the guests that are still to be started in it."""
 
@@ -29,18 +34,19 @@ class _Boot(BaseModel):
 
     boot_id: str
     restart: tuple[UUID, ...] = ()
+    last_requests: dict[UUID, str] = {}
+    """The last request to each of them before this boot: a stop that comes after it is obeyed."""
 
 
 class HostBoot:
     """Starts guests again, oldest first, as far as there are slots.
 
     The list is made before anything else looks at the instances, and is kept on disk until it is done with: a power
-    loss in between loses no guest of it. ``start`` begins the start of an instance and returns when it has ended.
+    loss in between loses no guest of it. ``start`` begins the start of an instance, unless its user has stopped it
+    since then, and returns when it has ended.
     """
 
-    def __init__(
-        self, *, platform_root: Path, state_dir: Path, store: RecordStore, start: Callable[[UUID], Awaitable[None]]
-    ) -> None:
+    def __init__(self, *, platform_root: Path, state_dir: Path, store: RecordStore, start: Start) -> None:
         self._platform_root = platform_root
         self._file = state_dir / _FILE
         self._store = store
@@ -53,12 +59,14 @@ class HostBoot:
 
         Raises ``OSError`` where the file is there and cannot be read.
         """
+        discard_unfinished(self._file.parent)
         present = _boot_id(self._platform_root)
         last = self._read()
         if last is None or last.boot_id != present:
             # Who was still to be started when the host went down again stands as stopped by now.
-            restart = () if last is None else self._to_restart(frozenset(last.restart))
-            last = _Boot(boot_id=present, restart=restart)
+            restart = () if last is None else self._to_restart(last)
+            last_requests = {record.uuid: last_request(record) for record in self._store if record.uuid in restart}
+            last = _Boot(boot_id=present, restart=restart, last_requests=last_requests)
             self._write(last)
             if restart:
                 log.info("host.restarted", guests=len(restart))
@@ -77,7 +85,7 @@ class HostBoot:
             uuid, *others = self._boot.restart
             reached(CrashPoint.HOST_BOOT_BEFORE_START)
             try:
-                await self._start(uuid)
+                await self._start(uuid, self._boot.last_requests.get(uuid, ""))
             except Unavailable as error:
                 log.warning("host.restart.postponed", instance_uuid=str(uuid), code=error.code, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -89,12 +97,15 @@ class HostBoot:
             await in_thread(self._write, self._boot)
         await asyncio.Event().wait()
 
-    def _to_restart(self, waiting: frozenset[UUID]) -> tuple[UUID, ...]:
+    def _to_restart(self, last: _Boot) -> tuple[UUID, ...]:
+        def waits(record: Record) -> bool:
+            is_due = record.state is State.STOPPED and record.uuid in last.restart
+            return is_due and not was_stopped_since(record, last.last_requests.get(record.uuid, ""))
+
         marked = [
             record
             for record in self._store
-            if record.instance.auto_start
-            and (record.state is State.ACTIVE or (record.state is State.STOPPED and record.uuid in waiting))
+            if record.instance.auto_start and (record.state is State.ACTIVE or waits(record))
         ]
         return tuple(record.uuid for record in sorted(marked, key=lambda record: record.created_at))
 

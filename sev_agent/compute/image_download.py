@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from sev_agent.compute.image_inspection import ImageError
 from sev_agent.crash_points import CrashPoint, reached
-from sev_agent.durable import sync_directory
+from sev_agent.durable import UNFINISHED, sync_directory
 from sev_agent.openstack.glance import Image
 from sev_agent.uninterrupted import in_thread
 
@@ -72,7 +72,7 @@ class IncomingFile:
         self._image = image
         self._digest: _Hash = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
         self._descriptor: int | None = None
-        self.path = directory / f"{INCOMING_PREFIX}{image.id}-{uuid4().hex}"
+        self.path = directory / f"{INCOMING_PREFIX}{image.id}-{uuid4().hex}{UNFINISHED}"
 
     async def __aenter__(self) -> Self:
         try:

@@ -14,9 +14,9 @@ from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.operations import Operations
 from sev_agent.compute.power import Power
-from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge
+from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge, refuse_if_stopped_since
 from sev_agent.compute.progress import Step
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Fault, Record, RecordStore, State
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import Conflict, NotFound
 from sev_agent.observe.metrics import Labelled, Metrics
@@ -122,19 +122,22 @@ class Instances:
         """
         return await uninterrupted(self._accept_power(uuid, to, request_id))
 
-    async def start_again(self, uuid: UUID) -> None:
+    async def start_again(self, uuid: UUID, last_request: str) -> None:
         """Start a guest that ran before its host was restarted, and return when that has ended, well or not.
 
-        Raises as ``change_power``, and ``HypervisorUnavailable``.
+        Raises as ``change_power``, also where a stop was asked for after ``last_request``, and
+        ``HypervisorUnavailable``.
         """
         await self.observe(uuid, runs=await self._power.runs(uuid))
-        await self.change_power(uuid, State.STARTING, f"req-{uuid4()}")
+        await uninterrupted(self._accept_power(uuid, State.STARTING, f"req-{uuid4()}", unless_after=last_request))
         while (task := self._tasks.get(uuid)) is not None:
             await asyncio.wait({task})
 
-    async def _accept_power(self, uuid: UUID, to: State, request_id: str) -> Record:
+    async def _accept_power(self, uuid: UUID, to: State, request_id: str, *, unless_after: str | None = None) -> Record:
         async with self._locks.of(uuid):
             record = self._known(uuid)
+            if unless_after is not None:
+                refuse_if_stopped_since(record, unless_after)
             verdict, accepted = judge(record, to, request_id)
             if verdict is Verdict.IS_SO:
                 await self._announcements.conclude(accepted, POWER_CHANGES[to].action, "end")
@@ -164,7 +167,7 @@ class Instances:
             if record is None or record.state is State.DELETED:
                 await self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
-                await self._journal(record.with_(state=State.DELETING, request_id=request_id))
+                await self._journal(record.with_(state=State.DELETING, request_id=request_id, fault=None))
                 self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=True))
 
     async def _journal(self, record: Record) -> None:
@@ -222,7 +225,8 @@ class Instances:
             "request_id": record.request_id,
             "created_at": record.created_at.isoformat(),
             "updated_at": record.updated_at.isoformat(),
-            "fault": record.fault.model_dump(mode="json") if record.fault else None,
+            "fault": _plain(record.fault),
+            "waiting_for": _plain(self._operations.waiting_for(record.uuid)),
         }
 
     def _begin(self, uuid: UUID, work: Coroutine[Any, Any, None]) -> None:
@@ -246,6 +250,10 @@ class Instances:
             # Also where this task is cancelled itself: whoever follows it waits for this one alone.
             await uninterrupted(asyncio.wait({previous}))
         await self._operations.carry_out(uuid, resumed=False)
+
+
+def _plain(fault: Fault | None) -> dict[str, Any] | None:
+    return fault.model_dump(mode="json") if fault else None
 
 
 def _same(record: Record, instance: Instance) -> Record:

@@ -56,11 +56,16 @@ class Operations:
         self._power_slots = asyncio.Semaphore(settings.max_power_changes)
         self._on_postponed = on_postponed
         self._progress: dict[UUID, Progress] = {}
+        self._waiting: dict[UUID, Fault] = {}
 
     def steps(self, uuid: UUID) -> tuple[Step, ...]:
         """The steps that are under way for ``uuid`` now."""
         progress = self._progress.get(uuid)
         return progress.under_way if progress else ()
+
+    def waiting_for(self, uuid: UUID) -> Fault | None:
+        """Why the work on ``uuid`` could not go on, where it will be tried again."""
+        return self._waiting.get(uuid)
 
     async def carry_out(self, uuid: UUID, *, resumed: bool) -> None:
         """Do what is left to do for ``uuid``. A ``resumed`` one was begun by an earlier run, or did not get through."""
@@ -74,11 +79,15 @@ class Operations:
                     await self._steps_of(record.state)(record, resumed=resumed)
                 except Superseded:
                     log.info("instance.superseded")
+                    self._waiting.pop(uuid, None)
                 except (SevAgentError, OSError) as error:
                     # The record says what is left to do; a later resume does it.
                     code = error.code if isinstance(error, SevAgentError) else type(error).__name__
                     log.warning("instance.postponed", state=record.state, code=code, error=str(error))
+                    self._waiting[uuid] = Fault.of(error, record.state)
                     self._on_postponed()
+                else:
+                    self._waiting.pop(uuid, None)
 
     def _steps_of(self, state: State) -> Callable[..., Coroutine[Any, Any, None]]:
         others = {State.BUILDING: self._build, State.FAILING: self._fail, State.DELETING: self._delete}
@@ -87,7 +96,8 @@ class Operations:
     async def _change_power(self, record: Record, *, resumed: bool) -> None:
         del resumed
         action = POWER_CHANGES[record.state].action
-        self._announcements.power(record, action, "start")
+        if not self._is_again(record):
+            self._announcements.power(record, action, "start")
         reached(CrashPoint.POWER_AFTER_NOTICE)
         async with self._power_slots:
             while record.state.is_unfinished:
@@ -150,8 +160,7 @@ class Operations:
 
     async def _build(self, record: Record, *, resumed: bool) -> None:
         started = time.perf_counter()
-        progress = Progress(lambda step, seconds: self._stepped(record, step, seconds))
-        self._progress[record.uuid] = progress
+        progress = self._follow(record, self._announcements.create)
         self._announcements.create(record, "start")
         reached(CrashPoint.BUILD_AFTER_NOTICE)
         try:
@@ -186,7 +195,7 @@ class Operations:
 
     async def _fail(self, record: Record, *, resumed: bool) -> None:
         del resumed
-        await self._builder.undo(record)
+        await self._builder.undo(record, Progress(self._measure))
         failed = record.with_(state=State.ERROR, base_image=None)
         assert failed.fault is not None, "a build fails by an error"
         await self._announcements.conclude(failed, "create", "error")
@@ -194,17 +203,47 @@ class Operations:
 
     async def _delete(self, record: Record, *, resumed: bool) -> None:
         del resumed
-        self._announcements.delete(record, "start")
+        if not self._is_again(record):
+            self._announcements.delete(record, "start")
         reached(CrashPoint.DELETE_AFTER_NOTICE)
-        await self._builder.undo(record)
+        progress = self._follow(record, self._announcements.delete)
+        try:
+            await self._builder.undo(record, progress)
+        except Unavailable:
+            raise
+        except (SevAgentError, OSError) as error:
+            await self._refused(record, Fault.of(error, progress.failed))
+            raise
+        finally:
+            self._progress.pop(record.uuid, None)
         await self._announcements.conclude(record.deleted(), "delete", "end")
         log.info("instance.deleted")
         self._metrics.deletions.labels("deleted").inc()
 
-    def _stepped(self, record: Record, step: Step, seconds: float) -> None:
+    def _is_again(self, record: Record) -> bool:
+        """Whether this very work was begun before, and could not go on: then its start was told."""
+        waiting = self._waiting.get(record.uuid)
+        return waiting is not None and waiting.step == record.state
+
+    async def _refused(self, record: Record, fault: Fault) -> None:
+        """Note why a deletion does not get on, and tell it: once, however often it is tried."""
+        if record.fault != fault:
+            await self._announcements.conclude(record.with_(fault=fault), "delete", "error")
+            self._metrics.deletions.labels("error").inc()
+
+    def _follow(self, record: Record, tell: Callable[..., None]) -> Progress:
+        """Show the steps of ``record``'s work from now on, and ``tell`` each that ends."""
+
+        def stepped(step: Step, seconds: float) -> None:
+            self._measure(step, seconds)
+            tell(record, "progress", step=step.value, seconds=round(seconds, 4))
+
+        progress = self._progress[record.uuid] = Progress(stepped)
+        return progress
+
+    def _measure(self, step: Step, seconds: float) -> None:
         self._metrics.step_seconds.labels(step).observe(seconds)
-        log.debug("instance.build.step", step=step, seconds=round(seconds, 4))
-        self._announcements.create(record, "progress", step=step.value, seconds=round(seconds, 4))
+        log.debug("instance.step", step=step, seconds=round(seconds, 4))
 
     def _current(self, record: Record) -> Record:
         """The record as the build's steps last saved it."""

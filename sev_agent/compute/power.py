@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from sev_agent.compute.refusal import explained
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.domains import Domains
-from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
+from sev_agent.hypervisor.errors import DomainNotFound, HypervisorError, HypervisorUnavailable
 from sev_agent.openstack.placement import Full
 from sev_agent.uninterrupted import uninterrupted
 
@@ -27,14 +28,23 @@ _PRESS_SECONDS: Final = 10.0
 class Power:
     """The power button of every guest; ``shutdown_timeout`` is the seconds a guest gets to shut itself down.
 
+    ``redefine`` makes a guest known to libvirt again.
+
     SEV-ES and SEV-SNP guests cannot be reset, since nobody but the guest can read its processors' state: so a reboot
     is a stop and a start for all, as in Nova. The slot is held in between.
     """
 
     def __init__(
-        self, *, domains: Domains, accounting: Accounting, admission: Admission, shutdown_timeout: float
+        self,
+        *,
+        domains: Domains,
+        accounting: Accounting,
+        admission: Admission,
+        redefine: Callable[[Record], Awaitable[None]],
+        shutdown_timeout: float,
     ) -> None:
         self._domains = domains
+        self._redefine = redefine
         self._accounting = accounting
         self._admission = admission
         self._shutdown_timeout = shutdown_timeout
@@ -52,8 +62,7 @@ class Power:
         What a failed start has claimed goes back by the accounting that follows every operation.
         """
         await self._claim(record)
-        await uninterrupted(self._domains.start(record.uuid))
-        reached(CrashPoint.POWER_AFTER_START)
+        await self._boot(record)
 
     async def stop(self, record: Record) -> None:
         """Let the guest shut itself down; after the time limit, or if it cannot be asked, end it.
@@ -84,13 +93,22 @@ class Power:
 
     async def restart(self, record: Record) -> None:
         """The second half of a reboot."""
-        await uninterrupted(self._domains.start(record.uuid))
-        reached(CrashPoint.POWER_AFTER_START)
+        await self._boot(record)
 
     async def runs(self, uuid: UUID) -> bool:
         """Whether the guest runs. Raises ``HypervisorError``."""
         state = await self._domains.state(uuid)
         return state is not None and state.is_active
+
+    async def _boot(self, record: Record) -> None:
+        try:
+            await uninterrupted(self._domains.start(record.uuid))
+        except DomainNotFound:
+            # Somebody undefined it, which took nothing else away: its disk is still there.
+            log.warning("instance.domain.missing")
+            await uninterrupted(self._redefine(record))
+            await uninterrupted(self._domains.start(record.uuid))
+        reached(CrashPoint.POWER_AFTER_START)
 
     async def _claim(self, record: Record) -> None:
         if record.generation is not None:

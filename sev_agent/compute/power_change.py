@@ -78,6 +78,25 @@ def judge(record: Record, to: State, request_id: str) -> tuple[Verdict, Record]:
     )
 
 
+def last_request(record: Record) -> str:
+    """The request that was answered last, by which a later look tells whether another one came; empty for none."""
+    return record.handled[-1] if record.handled else ""
+
+
+def was_stopped_since(record: Record, request: str) -> bool:
+    """Whether the last that was asked for, after ``request`` as ``last_request`` told it then, is a stop."""
+    last = last_request(record)
+    return last != request and last.startswith(f"{POWER_CHANGES[State.STOPPING].action} ")
+
+
+def refuse_if_stopped_since(record: Record, request: str) -> None:
+    """Raises ``WrongState`` where ``was_stopped_since``."""
+    if was_stopped_since(record, request):
+        raise WrongState(
+            f"instance {record.uuid} was stopped by request", field="instance_uuid", remedy="start it by request"
+        )
+
+
 def _remedy(state: State, change: PowerChange) -> str:
     match state:
         case State.ERROR:

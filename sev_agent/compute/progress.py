@@ -1,4 +1,4 @@
-"""The steps of a build, each named, timed, and told as it ends."""
+"""The steps of a build and of its undoing, each named, timed, and told as it ends."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from sev_agent.crash_points import CrashPoint, reached
 
 
 class Step(StrEnum):
-    """A step of a build. Each can be run again with the same outcome."""
+    """A step of a build, or of what undoes one. Each can be run again with the same outcome."""
 
     RECORD = "record"
     IMAGE = "image"
@@ -22,6 +22,10 @@ class Step(StrEnum):
     FIRMWARE = "firmware"
     DEFINE = "define"
     START = "start"
+    DESTROY = "destroy"
+    UNDEFINE = "undefine"
+    FILES = "files"
+    RELEASE = "release"
 
 
 _BOUNDARIES: Final = {
@@ -33,11 +37,15 @@ _BOUNDARIES: Final = {
     Step.FIRMWARE: (CrashPoint.BUILD_BEFORE_NVRAM, CrashPoint.BUILD_AFTER_NVRAM),
     Step.DEFINE: (CrashPoint.BUILD_BEFORE_DEFINE, CrashPoint.BUILD_AFTER_DEFINE),
     Step.START: (CrashPoint.BUILD_BEFORE_START, CrashPoint.BUILD_AFTER_START),
+    Step.DESTROY: (CrashPoint.UNDO_BEFORE_DESTROY, CrashPoint.UNDO_AFTER_DESTROY),
+    Step.UNDEFINE: (CrashPoint.UNDO_BEFORE_UNDEFINE, CrashPoint.UNDO_AFTER_UNDEFINE),
+    Step.FILES: (CrashPoint.UNDO_BEFORE_FILES, CrashPoint.UNDO_AFTER_FILES),
+    Step.RELEASE: (CrashPoint.UNDO_BEFORE_RELEASE, CrashPoint.UNDO_AFTER_RELEASE),
 }
 
 
 class Progress:
-    """How far one build is; ``on_step`` is told each step that ended well, with its seconds."""
+    """How far one piece of work is; ``on_step`` is told each step that ended well, with its seconds."""
 
     def __init__(self, on_step: Callable[[Step, float], None]) -> None:
         self._on_step = on_step
@@ -51,7 +59,7 @@ class Progress:
 
     @property
     def failed(self) -> Step:
-        """The step whose error ended the build; steps that were cancelled because of it are no cause."""
+        """The step whose error ended the work; steps that were cancelled because of it are no cause."""
         return self._failed or Step.RECORD
 
     @contextmanager

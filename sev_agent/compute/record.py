@@ -18,7 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sev_agent.compute.qcow2 import BadHeader, read_header
-from sev_agent.durable import sync_directory, write_durably
+from sev_agent.durable import discard_unfinished, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted, SevAgentError
 from sev_agent.messaging.spool import Letter
 from sev_agent.schema import Instance
@@ -147,7 +147,7 @@ class Record(_Value):
     def deleted(self) -> Self:
         """The record when nothing else is left: it knows the UUID again, and none of the tenant's own data."""
         bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
-        return self.with_(state=State.DELETED, instance=bare, base_image=None)
+        return self.with_(state=State.DELETED, instance=bare, base_image=None, fault=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,11 @@ class InstanceFiles:
         return self.directory / "ramdisk"
 
     @property
+    def definition(self) -> Path:
+        """What libvirt was told of the guest."""
+        return self.directory / "domain.xml"
+
+    @property
     def console_log(self) -> Path:
         return self.directory / "console.log"
 
@@ -209,6 +214,7 @@ class RecordStore:
             if not path.is_dir() or _discard_unaccepted(path):
                 continue
             try:
+                discard_unfinished(path)
                 record = _read(path)
             except (ValueError, OSError) as error:
                 self._set_aside(path, error)

@@ -123,19 +123,22 @@ def _look(check: Check, evidence: Evidence) -> Finding:
 
 
 def _verdict(generation: Generation, results: Iterable[Result]) -> Verdict:
-    relevant = [result for result in results if generation in result.check.generations]
+    by_name = {result.check.name: result for result in results}
+    relevant = [result for result in by_name.values() if generation in result.check.generations]
     failed = next((result for result in relevant if result.outcome is Outcome.FAILED), None)
     if failed is not None:
-        return Verdict(generation=generation, readiness=Readiness.NOT_READY, mend=failed)
-    unproven = [result for result in relevant if result.check.decisive and result.outcome is not Outcome.PASSED]
-    if unproven:
-        by_name = {result.check.name: result for result in results}
-        return Verdict(generation=generation, readiness=Readiness.NOT_PROVEN, mend=_cause(unproven[0], by_name))
+        return Verdict(generation=generation, readiness=Readiness.NOT_READY, mend=_cause(failed, by_name))
+    unproven = next((r for r in relevant if r.check.decisive and r.outcome is not Outcome.PASSED), None)
+    if unproven is not None:
+        return Verdict(generation=generation, readiness=Readiness.NOT_PROVEN, mend=_cause(unproven, by_name))
     return Verdict(generation=generation, readiness=Readiness.READY, mend=None)
 
 
 def _cause(result: Result, by_name: Mapping[str, Result]) -> Result:
-    """What keeps ``result`` from an answer, at the bottom of what it needs."""
+    """What ``result`` hangs on, at the bottom of what it needs.
+
+    Also for one that failed: where something below it could not be looked at, the fault may be there.
+    """
     needed = (by_name[name] for name in result.check.needs)
     obstacle = next((need for need in needed if need.outcome is not Outcome.PASSED), None)
     return result if obstacle is None else _cause(obstacle, by_name)

@@ -45,7 +45,13 @@ async def gather(files: HostFiles, config: AgentConfig | None) -> Evidence:
     libvirt, placement, rabbitmq = await asyncio.gather(
         ask_libvirt(config.hypervisor), _ask_placement(config), _ask_rabbitmq(config)
     )
-    return Evidence(files=files, libvirt=libvirt, placement=placement, rabbitmq=rabbitmq)
+    return Evidence(
+        files=files,
+        libvirt=libvirt,
+        placement=placement,
+        rabbitmq=rabbitmq,
+        firmware_dirs=config.hypervisor.firmware_dirs,
+    )
 
 
 async def ask_libvirt(settings: HypervisorSection) -> Libvirt:

@@ -15,6 +15,14 @@ CPUID = "dev/cpu/0/cpuid"
 MSR = "dev/cpu/0/msr"
 
 MEMORY_ENCRYPTION_LEAF = 0x8000_001F
+
+SYSCFG = 0xC001_0010
+HWCR = 0xC001_0015
+RMP_BASE = 0xC001_0132
+RMP_END = 0xC001_0133
+MODEL_REGISTERS = (SYSCFG, HWCR, RMP_BASE, RMP_END)
+"""All that the checks look at."""
+
 _HIGHEST_LEAF = 0x8000_0000
 
 _LEAF_LINE = re.compile(
@@ -55,7 +63,7 @@ class MemoryEncryption:
 
 def memory_encryption(files: HostFiles) -> MemoryEncryption | None:
     """What the processor says; None where it has no such leaf. Raises ``OSError``."""
-    leaf = _leaf(files, MEMORY_ENCRYPTION_LEAF)
+    leaf = leaf_values(files, MEMORY_ENCRYPTION_LEAF)
     if leaf is None:
         return None
     eax, ebx, ecx, edx = leaf
@@ -83,7 +91,8 @@ def model_register(files: HostFiles, number: int) -> int | None:
         return None  # EIO: this processor has no such register
 
 
-def _leaf(files: HostFiles, number: int) -> tuple[int, int, int, int] | None:
+def leaf_values(files: HostFiles, number: int) -> tuple[int, int, int, int] | None:
+    """EAX, EBX, ECX, EDX of a leaf; None where the processor has none of that number. Raises ``OSError``."""
     if not _is_device(files, CPUID):
         rows = _LEAF_LINE.finditer(files.text(CPUID))
         leaves = {int(row[1], 16): tuple(int(value, 16) for value in row.groups()[1:]) for row in rows}

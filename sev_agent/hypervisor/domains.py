@@ -1,9 +1,9 @@
 """Domains: defined, started, stopped, removed, looked at. Every operation is one trip through a thread."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import libvirt  # noqa: TID251 - this package is the one that may
@@ -61,26 +61,12 @@ class Domains:
         """End its QEMU process. A domain that is not running, or not there, is well ended."""
         await self._act("destroy", uuid, lambda domain: _unless_inactive(domain, domain.destroy), missing=None)
 
-    async def reset(self, uuid: UUID) -> None:
-        """Press the guest's reset button. Not for SEV-ES and SEV-SNP, whose vCPU state cannot be reset."""
-        await self._act("reset", uuid, lambda domain: domain.reset(0))
-
-    async def reboot(self, uuid: UUID) -> None:
-        """Ask the guest's own system to restart."""
-        await self._act("reboot", uuid, lambda domain: domain.reboot(0))
-
-    async def undefine(self, uuid: UUID, *, keep_nvram: bool = False) -> None:
-        """Make libvirt forget it, with snapshots, saved state and, unless kept, NVRAM. A missing one is success."""
+    async def undefine(self, uuid: UUID) -> None:
+        """Make libvirt forget it, with snapshots, saved state and NVRAM. A missing one is success."""
         flags = _UNDEFINE_ANYWHERE
         if self._hypervisor.link.driver != _TEST_DRIVER:
-            flags |= libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            flags |= libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_nvram else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            flags |= libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
         await self._act("undefine", uuid, lambda domain: domain.undefineFlags(flags), missing=None)
-
-    async def xml(self, uuid: UUID, *, inactive: bool = False) -> str:
-        """The domain as it runs, or with ``inactive`` as it would start next."""
-        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
-        return await self._look("read", uuid, lambda domain: str(domain.XMLDesc(flags)))
 
     async def state(self, uuid: UUID) -> DomainState | None:
         """Its state, or None where libvirt knows no such domain."""
@@ -90,13 +76,6 @@ class Domains:
         """Whether libvirt knows the domain, and this agent built it."""
         claim = await self._look("read", uuid, claim_of, missing=None)
         return claim is not None and claim.metadata is not None and claim.metadata.uuid == uuid
-
-    async def launch_security_info(self, uuid: UUID) -> Mapping[str, Any]:
-        """What the secure processor says of a running guest: ``sev-measurement``, ``sev-policy``, ``sev-api-major``.
-
-        Empty for a guest that is not encrypted.
-        """
-        return await self._act("ask about launch security", uuid, lambda domain: dict(domain.launchSecurityInfo()))
 
     async def guests(self) -> tuple[Guest, ...]:
         """All domains. One libvirt call for all, and one more for each that has changed since the last time."""

@@ -29,11 +29,6 @@ class EventLoop:
         self._turned = 0.0
 
     @property
-    def last_turn(self) -> float:
-        """When the loop last turned, by ``time.monotonic``; 0 before the start."""
-        return self._turned
-
-    @property
     def is_alive(self) -> bool:
         """Whether the thread runs and has turned within the last seconds."""
         running = self._thread is not None and self._thread.is_alive()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue
 
 from sev_agent import schema
 from sev_agent.crash_points import CrashPoint, reached
-from sev_agent.errors import InvalidRequest, SevAgentError
+from sev_agent.errors import InvalidRequest, SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
 from sev_agent.messaging.envelope import Arguments, ReplyAddress, Request, RequestContext
@@ -58,16 +58,24 @@ class HandlerFault(SevAgentError):
     code = "internal"
 
 
+class HandlerTimeout(Unavailable):
+    """The host took too long over the request."""
+
+    code = "timeout"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(Generic[M]):
     """A method of a queue. The handler returns as soon as the request is durably written down, or answered.
 
-    It must give the same outcome when the same request comes again: redelivery is part of the protocol.
+    It must give the same outcome when the same request comes again: redelivery is part of the protocol. ``timeout`` is
+    for a handler that may take longer than the others of its server.
     """
 
     name: str
     arguments: type[M]
     handler: Callable[[RequestContext, M], Awaitable[JsonValue]]
+    timeout: float | None = None
 
 
 OnOutcome = Callable[[str, Outcome], None]
@@ -82,7 +90,8 @@ class RpcServer:
 
     A cast that is refused goes to ``sev_agent.dead`` with the reason in its headers, a call gets the reason as its
     reply; ``on_rejected`` is told of both. A fault of ours fails a call, and lets a cast come again until the queue's
-    delivery limit. ``paused`` says whether to start without a consumer. Times are seconds.
+    delivery limit. ``paused`` says whether to start without a consumer. ``on_change`` is told True once the broker has
+    the queue and its consumer, and False when not any more, and for every ``fault``. Times are seconds.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class RpcServer:
         version: str = schema.VERSION,
         namespace: str | None = None,
         paused: bool = False,
+        on_change: Callable[[bool], None] | None = None,
         on_outcome: OnOutcome | None = None,
         on_rejected: OnRejected | None = None,
     ) -> None:
@@ -110,12 +120,12 @@ class RpcServer:
         self._stop_timeout = stop_timeout
         self._version = version
         self._namespace = namespace
+        self._on_change = on_change
         self._on_outcome = on_outcome
         self._on_rejected = on_rejected
         self._wanted = asyncio.Event()
         if not paused:
             self._wanted.set()
-        self._consuming = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._interrupt = asyncio.Event()
@@ -123,18 +133,9 @@ class RpcServer:
         self._fault: SevAgentError | None = None
 
     @property
-    def is_consuming(self) -> bool:
-        return self._consuming.is_set()
-
-    @property
     def fault(self) -> SevAgentError | None:
         """Why the queue cannot be consumed just now, where that is known."""
         return self._fault
-
-    async def wait_consuming(self, timeout: float) -> None:
-        """Wait until the broker sees the consumer. Raises ``TimeoutError``."""
-        async with asyncio.timeout(timeout):
-            await self._consuming.wait()
 
     async def resume(self) -> None:
         """Consume from now on, as soon as the broker is there."""
@@ -166,6 +167,7 @@ class RpcServer:
                     delay = _RETRY_FIRST
                 except SevAgentError as error:
                     self._fault = error
+                    self._tell(is_consumed=False)
                     log.warning("rpc.consume.failed", queue=self._queue.name, error=str(error))
                     await asyncio.sleep(random.uniform(delay / 2, delay))
                     delay = min(delay * 2, _RETRY_MAX)
@@ -196,17 +198,21 @@ class RpcServer:
 
     async def _consume(self, queue: AbstractQueue, tag: str, interrupt: asyncio.Event) -> None:
         self._fault = None
-        self._consuming.set()
+        self._tell(is_consumed=True)
         log.info("rpc.consuming", queue=self._queue.name)
         try:
             raise_if_cancelled()
             await interrupt.wait()
         finally:
-            self._consuming.clear()
+            self._tell(is_consumed=False)
             with contextlib.suppress(BrokerUnavailable), broker_errors("cancel the consumer"):
                 await queue.cancel(tag, timeout=self._broker.timeout)
             self._idle.set()
             log.info("rpc.stopped", queue=self._queue.name, in_hand=len(self._tasks))
+
+    def _tell(self, *, is_consumed: bool) -> None:
+        if self._on_change is not None:
+            self._on_change(is_consumed)
 
     async def _finish(self, channel: AbstractChannel) -> None:
         """Let the requests in hand be acked while their channel lives, then close it."""
@@ -252,8 +258,7 @@ class RpcServer:
             arguments = schema.parse(method.arguments, request.arguments)
             outcome = Outcome.REJECTED
             reached(CrashPoint.REQUEST_BEFORE_HANDLER)
-            async with asyncio.timeout(self._handler_timeout):
-                result = await method.handler(request.context, arguments)
+            result = await self._handle_within(method, request.context, arguments)
             reached(CrashPoint.REQUEST_BEFORE_REPLY)
             await self._reply(received.reply_to, result=result)
         except BrokerUnavailable:
@@ -261,14 +266,24 @@ class RpcServer:
         except SevAgentError as error:
             await self._refuse(received, error)
             return outcome
-        except Exception:
+        except Exception as error:
             log.exception("rpc.handler.failed", queue=self._queue.name)
-            await self._fail(received)
+            await self._fail(received, error)
             return Outcome.FAILED
         reached(CrashPoint.REQUEST_BEFORE_ACK)
         await self._settle(received.incoming.ack())
         reached(CrashPoint.REQUEST_AFTER_ACK)
         return Outcome.OK
+
+    async def _handle_within(self, method: Method[Any], context: RequestContext, arguments: BaseModel) -> JsonValue:
+        seconds = method.timeout or self._handler_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await method.handler(context, arguments)
+        except TimeoutError:
+            if limit.expired():
+                raise _Late(method.name, seconds) from None
+            raise
 
     def _method(self, request: Request) -> Method[Any]:
         if request.namespace != self._namespace or not _is_compatible(self._version, request.version):
@@ -297,10 +312,9 @@ class RpcServer:
         reached(CrashPoint.REFUSAL_AFTER_NOTICE)
         await self._settle(received.incoming.ack())
 
-    async def _fail(self, received: "_Received") -> None:
+    async def _fail(self, received: "_Received", error: Exception) -> None:
         if received.reply_to is not None:
-            fault = HandlerFault("the host failed to handle the request", remedy="look for the request in its log")
-            await self._reply(received.reply_to, error=fault)
+            await self._reply(received.reply_to, error=_told(error))
             await self._settle(received.incoming.ack())
             return
         # The delivery limit counts attempts; without a pause they would all be used up in the same bad moment.
@@ -382,6 +396,22 @@ class _Received:
     def earlier_deliveries(self) -> int:
         count = self.incoming.headers.get("x-delivery-count", 0)
         return count if isinstance(count, int) else 0
+
+
+class _Late(Exception):
+    """A handler took longer than it may."""
+
+    def __init__(self, method: str, seconds: float) -> None:
+        super().__init__(f"{method} took longer than {seconds:g} s")
+
+
+def _told(error: Exception) -> SevAgentError:
+    """What a caller hears of a fault of ours."""
+    match error:
+        case _Late():
+            return HandlerTimeout(f"{error}, and was ended", remedy="see what keeps the host busy, then ask again")
+        case _:
+            return HandlerFault("the host failed to handle the request", remedy="look for the request in its log")
 
 
 def _is_compatible(served: str, asked: str) -> bool:

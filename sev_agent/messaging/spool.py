@@ -12,7 +12,7 @@ from typing import Final, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sev_agent.durable import write_durably
+from sev_agent.durable import discard_unfinished, write_durably
 from sev_agent.messaging.envelope import Priority
 
 log = structlog.stdlib.get_logger(__name__)
@@ -99,6 +99,7 @@ class Spool:
         Raises ``OSError`` where the directory cannot be used.
         """
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        discard_unfinished(self._path.parent)
         damage = self._read()
         if damage is not None:
             kept_as = self._path.with_name(f"{_NAME}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")

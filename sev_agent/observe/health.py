@@ -11,16 +11,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Dependency(StrEnum):
-    """A service that a daemon cannot do its work without."""
+    """What a daemon cannot do its work without: services, and that its own queue is consumed."""
 
     LIBVIRT = "libvirt"
     BROKER = "broker"
     PLACEMENT = "placement"
+    WORK_QUEUE = "work_queue"
     DATABASE = "database"
     KEYSTONE = "keystone"
 
 
-OF_A_HOST = (Dependency.LIBVIRT, Dependency.BROKER, Dependency.PLACEMENT)
+OF_A_HOST = (Dependency.LIBVIRT, Dependency.BROKER, Dependency.PLACEMENT, Dependency.WORK_QUEUE)
 """What the host daemon leans on."""
 
 

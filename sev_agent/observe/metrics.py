@@ -61,14 +61,14 @@ class Metrics(ProcessMetrics):
         )
         self.step_seconds = Histogram(
             "sev_agent_build_step_seconds",
-            "Seconds that each step of a build took.",
+            "Seconds that each step of a build, or of its undoing, took.",
             ("step",),
             buckets=_STEP_BUCKETS,
             registry=self.registry,
         )
         self.deletions = Counter(
             "sev_agent_deletions",
-            "Deletions that ended, and requests for one that were refused, by outcome.",
+            "Deletions that ended, that could not be done for a new reason, or were refused, by outcome.",
             ("outcome",),
             registry=self.registry,
         )

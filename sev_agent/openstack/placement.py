@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -235,19 +234,6 @@ class Placement:
         """
         body = wire.allocation_body(allocation)
         await self._send("PUT", f"/allocations/{consumer}", json=body, accepted={204})
-
-    async def release(self, consumer: UUID) -> bool:
-        """Give back all that ``consumer`` holds. False when it held nothing. Raises ``ConcurrentUpdate`` in the end."""
-
-        async def attempt() -> bool:
-            held = await self.allocation(consumer)
-            if held is None:
-                return False
-            # Not DELETE: that would also remove what somebody claims for this consumer between the read and it.
-            await self.put_allocation(consumer, replace(held, resources={}))
-            return True
-
-        return await retry_conflicts(attempt)
 
     async def allocation_candidates(
         self,

@@ -107,7 +107,7 @@ class AgentProcess:
 
     def forget_log(self) -> None:
         """Let ``said`` begin here; blocks shortly."""
-        self._log_start = self.log.stat().st_size
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
 
     def said(self) -> str:
         """Its log, of each of its lives; blocks shortly."""

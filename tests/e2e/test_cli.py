@@ -15,6 +15,7 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, Result, run
 from tests.e2e.ear import Ear
 from tests.e2e.waiting import eventually
+from tests.releases import release
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -217,7 +218,7 @@ async def test_reconcile(agent: AgentProcess, cloud: Cloud, ear: Ear, command: C
         consumer_type="INSTANCE",
     )
     await cloud.placement.put_allocation(leaked, by_hand)
-    await cloud.placement.release(uuid)
+    await release(cloud.placement, uuid)
 
     shown = await command("reconcile", "--dry-run", "--json")
     table = await command("reconcile", "--dry-run", COLUMNS="200")

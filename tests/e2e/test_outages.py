@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from sev_agent.messaging.client import RemoteError
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.waiting import eventually
@@ -34,6 +35,10 @@ async def test_libvirtd_killed_and_restarted(agent: AgentProcess, cloud: Cloud) 
         status = await cloud.ask("get_host_status")
         assert not status["ready"]
         assert status["dependencies"]["libvirt"]["reason"]
+        assert not status["dependencies"]["work_queue"]["up"]
+        with pytest.raises(RemoteError) as caught:
+            await cloud.ask("reconcile", dry_run=True)
+        assert caught.value.code == "hypervisor.unavailable"
         waiting = cloud.request()
         await cloud.cast("build_and_run_instance", instance=waiting)
     finally:

@@ -20,7 +20,7 @@ QUIET_SECONDS = 30.0
 """How long the work that was accepted may take to come to its end on a busy machine."""
 
 _LOOK_AGAIN = 0.2
-_OWNED_FILES = ("disk", "nvram", "config_drive", "console_log")
+_OWNED_FILES = ("disk", "nvram", "config_drive", "definition", "console_log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ async def invariants(
             break
         assert time.monotonic() < deadline, "not so after {:g} s:\n  {}".format(within, "\n  ".join(wrong))
         await asyncio.sleep(_LOOK_AGAIN)
-    found: Any = await cloud.order("reconcile", dry_run=True)
+    found: Any = await cloud.ask("reconcile", dry_run=True)
     assert not found["differences"], found
     return states
 
@@ -69,8 +69,9 @@ async def _look(cloud: Cloud, expected: Expected) -> tuple[dict[UUID, str], list
     active = {uuid for uuid, state in states.items() if state == "active"}
     kept = active | {uuid for uuid, state in states.items() if state == "stopped"}
     running = active | set(expected.strangers)
+    if wrong := list(_instances(expected, views, states)):
+        return states, wrong  # all else follows, and costs more to look at
     wrong = [
-        *_instances(expected, views, states),
         *_differ("running domains", await cloud.domains(running=True), running),
         *_domains(await cloud.domains(), kept | running, expected),
         *await asyncio.to_thread(_processes, cloud, len(running)),

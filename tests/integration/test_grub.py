@@ -92,5 +92,6 @@ def test_grub_reads_what_prepare_wrote(files: HostFiles, generation: Generation)
 
     ledger = Ledger(files)
     changes, _ = ledger.reversal()
-    ledger.undo(changes)
+    ledger.restore(changes)
+    ledger.forget()
     assert grub_mkconfig(files.root) == before

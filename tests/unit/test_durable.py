@@ -1,11 +1,15 @@
 """Files that are whole, old or new, at every moment."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sev_agent.durable import write_durably
+from sev_agent.crash_points import VARIABLE
+from sev_agent.durable import discard_unfinished, write_durably
 
 
 def test_new_and_replaced(tmp_path: Path) -> None:
@@ -69,3 +73,24 @@ def test_order_of_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     write_durably(tmp_path / "file", b"new")
 
     assert order == ["file", "rename", "directory"]
+
+
+@pytest.mark.parametrize(
+    ("point", "content"),
+    [("durable.before_sync", b"old"), ("durable.before_rename", b"old"), ("durable.after_rename", b"new")],
+)
+def test_what_a_kill_leaves(tmp_path: Path, point: str, content: bytes) -> None:
+    """Whenever a writer is killed, the file is the old or the new one, and what else it left is found and removed."""
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+    (tmp_path / ".profile").write_bytes(b"somebody's")
+
+    program = "import sys, pathlib, sev_agent.durable as d; d.write_durably(pathlib.Path(sys.argv[1]), b'new')"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, path], env={**os.environ, VARIABLE: point}, check=False, timeout=60
+    )
+    assert ended.returncode == -signal.SIGKILL
+    discard_unfinished(tmp_path)
+
+    assert path.read_bytes() == content
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".profile", "file"]

@@ -12,7 +12,6 @@ from sev_agent.sev.generation import Generation
 
 NAME = "bios.rmp"
 
-_BASE, _END = 0xC001_0132, 0xC001_0133
 _ADDRESS = ~0x1FFF
 _EXPECTED = "RMP_BASE and RMP_END not zero"
 
@@ -20,7 +19,7 @@ _EXPECTED = "RMP_BASE and RMP_END not zero"
 def look(evidence: Evidence) -> Finding:
     files = evidence.files
     try:
-        base, end = registers.model_register(files, _BASE), registers.model_register(files, _END)
+        base, end = (registers.model_register(files, number) for number in (registers.RMP_BASE, registers.RMP_END))
     except FileNotFoundError:
         base = end = None
     if base is None or end is None:

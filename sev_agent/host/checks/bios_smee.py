@@ -16,8 +16,6 @@ from sev_agent.sev.generation import Generation
 SMEE = "bios.smee"
 SMM_LOCK = "bios.smm_lock"
 
-SYSCFG = 0xC001_0010
-_HWCR = 0xC001_0015
 _SMEE_BIT = 23
 _SMM_LOCK_BIT = 0
 
@@ -60,7 +58,7 @@ CHECKS = (
         layer=Layer.BIOS,
         look=partial(
             look,
-            SYSCFG,
+            registers.SYSCFG,
             _SMEE_BIT,
             "SYSCFG",
             "BIOS: Advanced > AMD CBS > CPU Common Options > SMEE: Enabled (in some: SME, or Secure Memory Encryption)",
@@ -73,7 +71,7 @@ CHECKS = (
         layer=Layer.BIOS,
         look=partial(
             look,
-            _HWCR,
+            registers.HWCR,
             _SMM_LOCK_BIT,
             "HWCR",
             "BIOS: Advanced > AMD CBS > CPU Common Options > SMM Lock: Enabled; where there is no such item, update it",

@@ -3,7 +3,7 @@
 from functools import partial
 
 from sev_agent.host import cpuinfo, registers
-from sev_agent.host.check import ALL, ES_AND_SNP, SNP, Check, Finding, judged, unknown
+from sev_agent.host.check import ALL, SNP, Check, Finding, judged, unknown
 from sev_agent.host.checks import cpu_bare_metal
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
@@ -30,21 +30,29 @@ def look(generation: Generation, evidence: Evidence) -> Finding:
         leaf = registers.memory_encryption(evidence.files)
     except FileNotFoundError:
         return _by_flag(generation, evidence, expected)
-    has = (
-        leaf is not None
-        and {
-            Generation.SEV: leaf.sev,
-            Generation.SEV_ES: leaf.sev_es,
-            Generation.SEV_SNP: leaf.sev_snp,
-        }[generation]
-    )
+    passed, found = (False, "no such leaf") if leaf is None else _has(generation, leaf)
     return judged(
-        passed=has,
+        passed=passed,
         expected=expected,
-        found=f"bit {_BITS[generation]} is {'set' if has else 'clear'}" if leaf else "no such leaf",
+        found=found,
         source=evidence.files.where(registers.CPUID),
         remedy=remedy,
     )
+
+
+def _has(generation: Generation, leaf: registers.MemoryEncryption) -> tuple[bool, str]:
+    bit = _BITS[generation]
+    match generation:
+        case Generation.SEV:
+            is_set = leaf.sev
+        case Generation.SEV_ES if leaf.sev_es and leaf.first_sev_asid == 0:
+            # The 1st generation has the bit, and no way to set ASIDs aside.
+            return False, f"bit {bit} is set, but EDX is 0: no ASID can be set aside for such guests"
+        case Generation.SEV_ES:
+            is_set = leaf.sev_es
+        case Generation.SEV_SNP:
+            is_set = leaf.sev_snp
+    return is_set, f"bit {bit} is {'set' if is_set else 'clear'}"
 
 
 def _by_flag(generation: Generation, evidence: Evidence, expected: str) -> Finding:
@@ -72,7 +80,7 @@ CHECKS = tuple(
     )
     for generation, generations in (
         (Generation.SEV, ALL),
-        (Generation.SEV_ES, ES_AND_SNP),
+        (Generation.SEV_ES, frozenset({Generation.SEV_ES})),
         (Generation.SEV_SNP, SNP),
     )
 )

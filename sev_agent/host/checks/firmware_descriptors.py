@@ -10,17 +10,16 @@ from sev_agent.host.layer import Layer
 from sev_agent.hypervisor.firmware_descriptors import descriptors
 from sev_agent.sev.generation import Generation
 
-_DIRECTORIES = ("etc/qemu/firmware", "usr/share/qemu/firmware")
+DIRECTORIES = ("etc/qemu/firmware", "usr/share/qemu/firmware")
 
 
 def look(generation: Generation, evidence: Evidence) -> Finding:
-    files = evidence.files
+    directories = evidence.firmware_dirs or tuple(evidence.files.root / directory for directory in DIRECTORIES)
     expected = f"a descriptor with feature {generation.value}, and its files"
-    source = ", ".join(files.where(directory) for directory in _DIRECTORIES)
+    source = ", ".join(map(str, directories))
     remedy = f"install OVMF with {generation.value} (Debian: ovmf, from backports if it lacks it; RHEL: edk2-ovmf)"
     try:
-        found = descriptors(files.root / directory for directory in _DIRECTORIES)
-        choice = choose_firmware(found, FirmwareWanted(generation=generation))
+        choice = choose_firmware(descriptors(directories), FirmwareWanted(generation=generation))
     except NoFirmware as error:
         return judged(passed=False, expected=expected, found=error.message, source=source, remedy=remedy)
     missing = [str(path) for path in _parts(choice.build) if not _exists(evidence, path)]
@@ -39,7 +38,7 @@ def _parts(build: FlashBuild | MemoryBuild) -> list[Path]:
 
 
 def _exists(evidence: Evidence, path: Path) -> bool:
-    return evidence.files.exists(str(path).lstrip("/"))
+    return path.exists() if evidence.firmware_dirs else evidence.files.exists(str(path).lstrip("/"))
 
 
 CHECKS = tuple(

@@ -18,14 +18,16 @@ _SMALLEST_GUEST = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Daemon:
+class Daemon:
+    """libvirt's daemon, as a process."""
+
     name: str
     pid: str
 
 
 def look(evidence: Evidence) -> Finding:
     expected = "libvirt's daemon has CAP_SYS_RESOURCE, or an unlimited LimitMEMLOCK"
-    daemon = _find(evidence.files)
+    daemon = find_daemon(evidence.files)
     if daemon is None:
         return skipped(
             expected=expected, found="libvirt's daemon does not run now", source=evidence.files.where("proc")
@@ -46,7 +48,7 @@ def look(evidence: Evidence) -> Finding:
     )
 
 
-def _find(files: HostFiles) -> _Daemon | None:
+def find_daemon(files: HostFiles) -> Daemon | None:
     pids = [name for name in files.names("proc") if name.isdecimal()][:_MAX_PROCESSES]
     for pid in pids:
         try:
@@ -54,7 +56,7 @@ def _find(files: HostFiles) -> _Daemon | None:
         except OSError:
             continue  # it ended meanwhile
         if name in _DAEMONS:
-            return _Daemon(name=name, pid=pid)
+            return Daemon(name=name, pid=pid)
     return None
 
 

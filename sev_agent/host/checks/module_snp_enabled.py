@@ -2,7 +2,7 @@
 
 from sev_agent.host import cpuinfo, kvm_amd, registers
 from sev_agent.host.check import SNP, Check, Finding, judged, unknown
-from sev_agent.host.checks import bios_iommu, bios_rmp, bios_smee, boot_iommu, kernel_options, kernel_version
+from sev_agent.host.checks import bios_iommu, bios_rmp, boot_iommu, kernel_options, kernel_version
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
 from sev_agent.sev.generation import Generation
@@ -13,9 +13,9 @@ _SNP_BIT = 24
 
 
 def look(evidence: Evidence) -> Finding:
-    expected = f"MSR {bios_smee.SYSCFG:#x} (SYSCFG) bit {_SNP_BIT} set"
+    expected = f"MSR {registers.SYSCFG:#x} (SYSCFG) bit {_SNP_BIT} set"
     try:
-        value = registers.model_register(evidence.files, bios_smee.SYSCFG)
+        value = registers.model_register(evidence.files, registers.SYSCFG)
     except FileNotFoundError:
         value = None
     if value is None:

@@ -48,7 +48,7 @@ def _ask(evidence: Evidence, command: Command) -> Finding:
         raise
     except OSError as error:
         remedy = f"'dmesg | grep -i ccp' says what the secure processor met; {_UPDATE}"
-        return judged(passed=False, expected=expected, found=str(error), source=source, remedy=remedy)
+        return judged(passed=False, expected=expected, found=error.strerror or str(error), source=source, remedy=remedy)
     return judged(passed=True, expected=expected, found=found, source=source, remedy="")
 
 

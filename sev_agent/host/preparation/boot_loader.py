@@ -31,12 +31,14 @@ def boot_line_changes(files: HostFiles, generation: Generation) -> Changes:
     wanted = words(generation, files)
     if any(files.exists(path) for path in _GRUBBY):
         return _grubby(files, wanted, generation)
-    if files.exists(GRUB):
+    by_kernel_install = files.exists(KERNEL_CMDLINE)
+    # GRUB's settings may be left over where another boot loader has taken its place.
+    if files.exists(GRUB) and (not by_kernel_install or any(map(files.exists, boot_line.GRUB_FILES))):
         return _grub(files, wanted, generation)
-    if files.exists(KERNEL_CMDLINE):
+    if by_kernel_install:
         return _kernel_install(files, wanted, generation)
     raise PreparationRefused(
-        f"no boot loader below {files.root} is understood: there is no grubby, no {GRUB} and no {KERNEL_CMDLINE}",
+        f"no boot loader below {files.root} is understood: there is no grubby, no /{GRUB} and no /{KERNEL_CMDLINE}",
         remedy=f"add '{' '.join(wanted)}' to the boot line by hand",
     )
 
@@ -70,7 +72,7 @@ def _grub(files: HostFiles, wanted: tuple[str, ...], generation: Generation) -> 
     _refuse_grub_contradictions(files, wanted, generation)
     if not _reads_drop_ins(files):
         raise PreparationRefused(
-            f"this GRUB does not read {GRUB_DROP_INS}",
+            f"this GRUB does not read /{GRUB_DROP_INS}",
             remedy=f"add '{' '.join(wanted)}' to GRUB_CMDLINE_LINUX_DEFAULT in {files.where(GRUB)} by hand, then "
             "grub-mkconfig -o /boot/grub/grub.cfg",
         )
@@ -98,7 +100,7 @@ def _refuse_grub_contradictions(files: HostFiles, wanted: tuple[str, ...], gener
             and "$GRUB_CMDLINE_LINUX_DEFAULT" not in files.text(path)
         ):
             raise PreparationRefused(
-                f"{files.where(path)} is read after {DROP_IN} and sets the boot line anew",
+                f"{files.where(path)} is read after /{DROP_IN} and sets the boot line anew",
                 remedy="give it a name that sorts earlier, or let it keep $GRUB_CMDLINE_LINUX_DEFAULT",
             )
 

@@ -95,11 +95,20 @@ class Ledger:
             changes.append(FileChange(path=path, before=present, after=original.content))
         return changes, [Command(arguments=arguments, why="as before") for arguments in self._undo]
 
-    def undo(self, changes: Sequence[FileChange]) -> None:
-        """Make the files as they were, and remove what this command made. Raises ``PreparationFailed``."""
+    def restore(self, changes: Sequence[FileChange]) -> None:
+        """Make the files as they were. Raises ``PreparationFailed``."""
         try:
             for change in changes:
                 self._write(change.path, change.after, self._originals[change.path].mode)
+        except OSError as error:
+            raise _failed(error) from error
+
+    def forget(self) -> None:
+        """Remove this ledger, and the directories that were made. Raises ``PreparationFailed``.
+
+        For the end, when the programs that follow have run: if one fails, taking back can be tried again.
+        """
+        try:
             path = self._files.resolve(LEDGER)
             path.unlink(missing_ok=True)
             sync_directory(path.parent)

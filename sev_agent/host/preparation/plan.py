@@ -7,16 +7,17 @@ from sev_agent.host import boot_line, kvm_amd
 from sev_agent.host.answers import NotAsked
 from sev_agent.host.check import Outcome, Result
 from sev_agent.host.evidence import Evidence
-from sev_agent.host.examination import examine
+from sev_agent.host.examination import Report, examine
 from sev_agent.host.files import HostFiles
 from sev_agent.host.layer import Layer
-from sev_agent.host.preparation.arguments import missing, parameters, words
+from sev_agent.host.preparation.arguments import PreparationRefused, missing, parameters, words
 from sev_agent.host.preparation.boot_loader import boot_line_changes
 from sev_agent.host.preparation.change import Changes
 from sev_agent.host.preparation.drop_ins import memory_limits, module_options
 from sev_agent.sev.generation import Generation
 
 _NOT_FOR_SOFTWARE = frozenset({Layer.CPU, Layer.BIOS, Layer.KERNEL_BUILD})
+"""In the CPU's layer it is what cannot be looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ def make_plan(files: HostFiles, generation: Generation) -> Plan:
     """
     unasked = NotAsked(reason="what it says hangs on what is changed here")
     report = examine(Evidence(files=files, libvirt=unasked, placement=unasked, rabbitmq=unasked))
+    _refuse_hopeless(report, generation)
     changes = boot_line_changes(files, generation) + module_options(files, generation) + memory_limits(files)
     return Plan(
         generation=generation,
@@ -53,6 +55,14 @@ def make_plan(files: HostFiles, generation: Generation) -> Plan:
         reboot=_reasons(files, generation),
         by_hand=tuple(result for result in report.results if _is_for_a_person(result, generation)),
     )
+
+
+def _refuse_hopeless(report: Report, generation: Generation) -> None:
+    mend = report.verdicts[generation].mend
+    if mend is not None and mend.outcome is Outcome.FAILED and mend.check.layer is Layer.CPU:
+        raise PreparationRefused(
+            f"no setting makes this host ready for {generation.value}: {mend.finding.found}", remedy=mend.finding.remedy
+        )
 
 
 def _is_for_a_person(result: Result, generation: Generation) -> bool:
@@ -65,6 +75,8 @@ def _is_for_a_person(result: Result, generation: Generation) -> bool:
 
 def _reasons(files: HostFiles, generation: Generation) -> tuple[str, ...]:
     reasons = []
+    if not files.exists(boot_line.IN_EFFECT):
+        return ("the system below this root does not run: it starts with what is written now",)
     if absent := missing(boot_line.in_effect(files), words(generation, files)):
         reasons.append(f"the kernel reads its boot line only when it starts, and this one has no {' '.join(absent)}")
     for name, value in parameters(generation, files).items():

@@ -14,6 +14,7 @@ from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
 from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import FULL_SIZE, SLOTS, UNMANAGED_SIZE, CountingHost, resources
+from tests.releases import release
 from tests.requests import record
 
 
@@ -220,7 +221,7 @@ async def test_allocation_removed_by_hand(
         # This one raises no provider's generation.
         await session.delete(f"{placement_url}/allocations/{uuid}", headers={"X-Auth-Token": "admin"})
     else:
-        await host.placement.release(uuid)
+        await release(host.placement, uuid)
 
     outcome = await host.reconcile()
 

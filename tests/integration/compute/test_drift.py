@@ -22,6 +22,7 @@ from tests.integration.compute.conftest import (
     MakeHost,
     resources,
 )
+from tests.releases import release
 from tests.requests import record
 
 
@@ -51,7 +52,7 @@ async def put(host: CountingHost, uuid: UUID, held: dict[UUID, Resources], kind:
 
 
 async def missing(host: CountingHost, uuid: UUID) -> UUID:
-    await host.placement.release(uuid)
+    await release(host.placement, uuid)
     return uuid
 
 

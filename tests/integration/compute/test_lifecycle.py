@@ -102,6 +102,7 @@ class Daemon:
             domains=domains,
             accounting=self.accounting,
             admission=Admission(overhead_mb=128),
+            redefine=builder.redefine,
             shutdown_timeout=shutdown_timeout,
         )
         locks, metrics = InstanceLocks(), Metrics()

@@ -43,6 +43,7 @@ async def server(broker: Broker, host: str, handlers: Handlers, run: Run) -> Rpc
         Method(name=name, arguments=schema.InstanceArguments, handler=getattr(handlers, name))
         for name in ("get_instance", "terminate_instance")
     ]
+    consumed = asyncio.Event()
     serving = RpcServer(
         broker,
         queue=topology.work_queue(host, delivery_limit=3),
@@ -51,9 +52,11 @@ async def server(broker: Broker, host: str, handlers: Handlers, run: Run) -> Rpc
         concurrency=10,
         handler_timeout=10,
         stop_timeout=5,
+        on_change=lambda _: consumed.set(),
     )
     run(serving)
-    await serving.wait_consuming(10)
+    async with asyncio.timeout(10):
+        await consumed.wait()
     return serving
 
 

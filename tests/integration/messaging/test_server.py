@@ -34,6 +34,15 @@ class Host:
         self.rejected: asyncio.Queue[tuple[str, Arguments | None, str]] = asyncio.Queue()
         self.running = 0
         self.most_running = 0
+        self.is_consumed = asyncio.Event()
+
+    def on_change(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        (self.is_consumed.set if is_consumed else self.is_consumed.clear)()
+
+    async def consumed(self) -> None:
+        """Return once the broker has the consumer."""
+        async with asyncio.timeout(10):
+            await self.is_consumed.wait()
 
     async def work(self, context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
         self.running += 1
@@ -68,6 +77,7 @@ class Host:
             "concurrency": 4,
             "handler_timeout": 30,
             "stop_timeout": 5,
+            "on_change": self.on_change,
             "on_outcome": lambda method, outcome: self.outcomes.put_nowait((method, outcome)),
             "on_rejected": self.on_rejected,
         }
@@ -88,7 +98,7 @@ def queue(host: str) -> QueueSpec:
 async def server(broker: Broker, queue: QueueSpec, on_host: Host, run: Run) -> RpcServer:
     serving = on_host.serve(broker, queue)
     run(serving)
-    await serving.wait_consuming(10)
+    await on_host.consumed()
     return serving
 
 
@@ -209,13 +219,24 @@ async def test_fault_lets_a_cast_come_again_until_the_limit(
     assert on_host.started.qsize() == 3
 
 
-async def test_slow_handler_is_cut_off(broker: Broker, client: RpcClient, queue: QueueSpec, run: Run) -> None:
+async def test_slow_handler_is_cut_off(
+    broker: Broker, client: RpcClient, on_host: Host, queue: QueueSpec, run: Run
+) -> None:
     """A handler that exceeds its time fails the call."""
-    serving = Host().serve(broker, queue, handler_timeout=0.1)
-    run(serving)
-    await serving.wait_consuming(10)
-    with pytest.raises(RemoteError, match="failed to handle"):
+    run(on_host.serve(broker, queue, handler_timeout=0.1))
+    await on_host.consumed()
+    with pytest.raises(RemoteError, match="work took longer than") as caught:
         await client.call("work", GOOD, queue=queue.name, timeout=10)
+    assert caught.value.code == "timeout"
+
+
+async def test_slow_method(broker: Broker, client: RpcClient, on_host: Host, queue: QueueSpec, run: Run) -> None:
+    """A method that may take longer than the others is given its own time."""
+    slow = Method(name="work", arguments=schema.InstanceArguments, handler=on_host.work, timeout=10)
+    run(on_host.serve(broker, queue, methods=[slow], handler_timeout=0.1))
+    await on_host.consumed()
+    asyncio.get_running_loop().call_later(0.5, on_host.release.set)
+    assert await client.call("work", GOOD, queue=queue.name, timeout=10) == {"did": UUID}
 
 
 async def test_concurrency_is_bounded(server: RpcServer, client: RpcClient, on_host: Host, queue: QueueSpec) -> None:
@@ -271,7 +292,7 @@ async def test_pause_leaves_what_is_in_hand_to_finish(
     on_host.release.set()
     await soon(on_host.finished)
     await server.resume()
-    await server.wait_consuming(10)
+    await on_host.consumed()
     await client.call("work", GOOD, queue=queue.name, timeout=10)
     assert on_host.started.qsize() == 1
 
@@ -282,12 +303,12 @@ async def test_stop_finishes_what_is_in_hand(
     """A stop takes no new request, but lets the running one end, be answered and acked."""
     serving = on_host.serve(broker, queue)
     task = run(serving)
-    await serving.wait_consuming(10)
+    await on_host.consumed()
     call = asyncio.create_task(client.call("work", GOOD, queue=queue.name, timeout=10))
     await soon(on_host.started)
     task.cancel()
     await asyncio.sleep(0.2)
-    assert not serving.is_consuming
+    assert not on_host.is_consumed.is_set()
     assert not task.done()
     on_host.release.set()
     assert await call == {"did": UUID}
@@ -302,7 +323,7 @@ async def test_stop_gives_up_after_its_time(
     """A request that does not end within the stop's time is abandoned, and done by the next server."""
     serving = on_host.serve(broker, queue, stop_timeout=0.2)
     task = run(serving)
-    await serving.wait_consuming(10)
+    await on_host.consumed()
     await client.cast("work", GOOD, queue=queue.name)
     await soon(on_host.started)
     task.cancel()
@@ -320,7 +341,7 @@ async def test_request_survives_its_channel_and_comes_again(
     """A handler goes on when its connection is cut; as its ack is lost, the request is delivered again."""
     serving = on_host.serve(await connect(f"amqp://sev-agent:tests@127.0.0.1:{proxy.port}/"), queue)
     run(serving)
-    await serving.wait_consuming(10)
+    await on_host.consumed()
     context = RequestContext(request_id="req-once")
     await client.cast("work", GOOD, queue=queue.name, context=context)
     assert await soon(on_host.started) == context
@@ -331,6 +352,17 @@ async def test_request_survives_its_channel_and_comes_again(
     assert [await soon(on_host.finished), await soon(on_host.finished)] == [context, context]
     await serving.pause()
     assert await client.consumer_count(queue.name) == 0
+
+
+async def test_told_when_requests_can_come(
+    broker: Broker, client: RpcClient, on_host: Host, queue: QueueSpec, run: Run
+) -> None:
+    """Whoever sends to a queue that never was before, once its server says that it is consumed, is heard."""
+    on_host.release.set()
+    run(on_host.serve(broker, queue))
+    await on_host.consumed()
+    await client.cast("work", GOOD, queue=queue.name)
+    await soon(on_host.finished)
 
 
 async def test_deleted_queue_is_made_again(
@@ -349,11 +381,12 @@ async def test_queue_with_other_properties_is_told_with_remedy(
     server: RpcServer, broker: Broker, on_host: Host, host: str, run: Run
 ) -> None:
     """A changed delivery limit does not crash the server: it says what is wrong and what to do."""
-    other = on_host.serve(broker, topology.work_queue(host, delivery_limit=7))
+    told = asyncio.Event()
+    other = on_host.serve(broker, topology.work_queue(host, delivery_limit=7), on_change=lambda _: told.set())
     run(other)
     async with asyncio.timeout(10):
-        while other.fault is None:  # noqa: ASYNC110 - a property
-            await asyncio.sleep(0.01)
+        await told.wait()
+    assert other.fault is not None
     assert other.fault.code == "message.topology"
     assert "x-delivery-limit" in other.fault.message
     assert "delete_queue" in str(other.fault.remedy)

@@ -27,6 +27,7 @@ from sev_agent.openstack.placement import (
     RequestGroup,
     retry_conflicts,
 )
+from tests.releases import release
 
 SLOT = "MEM_ENCRYPTION_CONTEXT"
 SEV = "HW_CPU_X86_AMD_SEV"
@@ -134,10 +135,10 @@ async def test_claim_and_release(placement: Placement) -> None:
     assert held is not None
     assert held.consumer_generation is not None
     assert replace(held, consumer_generation=None) == wanted
-    assert await placement.release(consumer) is True
+    assert await release(placement, consumer) is True
     assert await placement.usages(child.uuid) == {SLOT: 0}
     assert await placement.allocation(consumer) is None
-    assert await placement.release(consumer) is False
+    assert await release(placement, consumer) is False
 
 
 async def test_consumer_must_be_as_it_was_read(placement: Placement) -> None:
@@ -218,7 +219,7 @@ async def test_in_use(placement: Placement) -> None:
     for provider in (root, child):
         with pytest.raises(ProviderInUse):
             await placement.delete_provider(provider.uuid)
-    await placement.release(consumer)
+    await release(placement, consumer)
     await placement.delete_provider(child.uuid)
     await placement.delete_provider(root.uuid)
     assert await placement.tree(root.uuid) == ()

@@ -38,6 +38,7 @@ from sev_agent.scheduler.requests import SchedulingRequests
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from tests.integration.conftest import open_placement
 from tests.rabbitmq import RabbitNode
+from tests.releases import release
 from tests.requests import instance
 
 PATIENCE = 60.0
@@ -63,7 +64,7 @@ async def placement(session: aiohttp.ClientSession, schedulers_placement_url: st
     for provider in providers:
         _, consumers = await placement.provider_allocations(provider.uuid)
         for consumer in consumers:
-            await placement.release(consumer)
+            await release(placement, consumer)
     for provider in sorted(providers, key=lambda provider: provider.parent is None):
         await placement.delete_provider(provider.uuid)
 
@@ -160,6 +161,7 @@ async def make_host(placement: Placement, broker: Broker) -> AsyncIterator[MakeH
                 builds.put_nowait(arguments)
                 return None
 
+            consumed = asyncio.Event()
             server = RpcServer(
                 broker,
                 queue=topology.work_queue(name, delivery_limit=5),
@@ -168,10 +170,12 @@ async def make_host(placement: Placement, broker: Broker) -> AsyncIterator[MakeH
                 concurrency=16,
                 handler_timeout=30,
                 stop_timeout=5,
+                on_change=lambda _: consumed.set(),
             )
             if alive:
                 await stack.enter_async_context(running(server))
-                await server.wait_consuming(30)
+                async with asyncio.timeout(30):
+                    await consumed.wait()
             return FakeHost(name, established.tree.root, slots, server, builds)
 
         yield make

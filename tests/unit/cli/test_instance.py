@@ -37,6 +37,7 @@ def view(state: str = "active", **changes: Any) -> dict[str, Any]:
         "created_at": "2026-11-22T10:00:00.123456+00:00",
         "updated_at": "2026-11-22T10:00:01+00:00",
         "fault": None,
+        "waiting_for": None,
     } | changes
 
 

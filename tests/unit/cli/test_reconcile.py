@@ -33,7 +33,8 @@ class ScriptedHost:
         self.error: Exception | None = None
         self.ordered: list[tuple[str, dict[str, Any]]] = []
 
-    async def order(self, method: str, **arguments: Any) -> Any:
+    async def ask_long(self, method: str, *, limit: float, **arguments: Any) -> Any:
+        assert limit >= 60
         self.ordered.append((method, arguments))
         if self.error is not None:
             raise self.error

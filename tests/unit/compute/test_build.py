@@ -10,7 +10,7 @@ import pytest
 
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.admission import Admission
-from sev_agent.compute.build import Builder, ForeignDomain, bases_in_use
+from sev_agent.compute.build import Builder, DefinitionLost, ForeignDomain, bases_in_use
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Record, RecordStore, State
@@ -75,6 +75,12 @@ class Site:
     async def build(self, accepted: Record, *, resumed: bool) -> Record:
         return await self.builder.build(accepted, Progress(lambda _, __: None), resumed=resumed)
 
+    async def undo(self, accepted: Record) -> list[Step]:
+        """The steps that it took."""
+        steps: list[Step] = []
+        await self.builder.undo(accepted, Progress(lambda step, _: steps.append(step)))
+        return steps
+
     def left(self, accepted: Record) -> list[str]:
         return [path.name for path in self.store.files(accepted.uuid).directory.iterdir()]
 
@@ -103,7 +109,7 @@ async def test_undo(site: Site) -> None:
     await site.guest(accepted.uuid)
 
     for _ in range(2):
-        await site.builder.undo(accepted)
+        await site.undo(accepted)
 
         assert await site.libvirt.domains.state(accepted.uuid) is None
         assert site.left(accepted) == ["instance.json"]
@@ -117,11 +123,11 @@ async def test_undo_without_placement(site: Site) -> None:
     site.book.fault = Unavailable("Placement is away")
 
     with pytest.raises(Unavailable):
-        await site.builder.undo(accepted)
+        await site.undo(accepted)
 
     assert await site.libvirt.domains.state(accepted.uuid) is None
     site.book.fault = None
-    await site.builder.undo(accepted)
+    await site.undo(accepted)
     assert not site.book.claimed
 
 
@@ -131,7 +137,7 @@ async def test_undo_without_libvirt(site: Site) -> None:
     await site.libvirt.stop()
 
     with pytest.raises(Unavailable):
-        await site.builder.undo(accepted)
+        await site.undo(accepted)
 
     assert "disk.qcow2" in site.left(accepted)
     assert site.book.claimed == {accepted.uuid}
@@ -144,7 +150,7 @@ async def test_stranger(site: Site) -> None:
 
     with pytest.raises(ForeignDomain) as caught:
         await site.build(accepted, resumed=False)
-    await site.builder.undo(accepted)
+    await site.undo(accepted)
 
     assert caught.value.field == "instance.uuid"
     assert await site.libvirt.domains.state(accepted.uuid) is DomainState.RUNNING
@@ -223,3 +229,26 @@ def test_bases_in_use(tmp_path: Path) -> None:
 
     without_disk = {State.ERROR, State.DELETED}
     assert used == {*(state for state in State if state not in without_disk), "damaged"}
+
+
+async def test_undo_tells_its_steps(site: Site) -> None:
+    """Each thing that goes is a step of its own; where there is no domain, none is about one."""
+    accepted = site.accepted()
+    await site.guest(accepted.uuid)
+
+    assert await site.undo(accepted) == [Step.DESTROY, Step.UNDEFINE, Step.FILES, Step.RELEASE]
+    assert await site.undo(accepted) == [Step.FILES, Step.RELEASE]
+
+
+async def test_redefine(site: Site) -> None:
+    """What libvirt forgot it is told again as it was built; where that is nowhere, the error says so."""
+    accepted = site.accepted(State.STOPPED)
+    with pytest.raises(DefinitionLost, match="does not know instance"):
+        await site.builder.redefine(accepted)
+
+    xml = domain_xml(accepted.uuid, f"guest-{accepted.uuid}", security=SEV, extra=agent_metadata(accepted.uuid))
+    site.store.files(accepted.uuid).definition.write_text(xml)
+    await site.builder.redefine(accepted)
+
+    assert await site.libvirt.domains.is_managed(accepted.uuid)
+    assert await site.libvirt.domains.state(accepted.uuid) is DomainState.SHUTOFF

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from sev_agent.compute import host_boot
-from sev_agent.compute.host_boot import HostBoot
+from sev_agent.compute.host_boot import HostBoot, Start
 from sev_agent.compute.record import RecordStore, State
 from sev_agent.errors import Conflict, SevAgentError, Unavailable
 from tests.requests import instance, record
@@ -36,6 +36,7 @@ class Host:
         self.store.open()
         self.started: asyncio.Queue[UUID] = asyncio.Queue()
         self.faults: list[SevAgentError] = []
+        self.last_requests: dict[UUID, str] = {}
         self.boot()
 
     def boot(self) -> None:
@@ -54,7 +55,7 @@ class Host:
         assert known is not None
         self.store.save(known.with_(state=state))
 
-    def daemon(self, start: Callable[[UUID], Awaitable[None]] | None = None) -> HostBoot:
+    def daemon(self, start: Start | None = None) -> HostBoot:
         made = HostBoot(
             platform_root=self.directory / "platform",
             state_dir=self.directory,
@@ -78,7 +79,8 @@ class Host:
         async with asyncio.timeout(PATIENCE):
             return [await self.started.get() for _ in range(count)]
 
-    async def _start(self, uuid: UUID) -> None:
+    async def _start(self, uuid: UUID, last_request: str) -> None:
+        self.last_requests[uuid] = last_request
         self.started.put_nowait(uuid)
         if self.faults:
             raise self.faults.pop(0)
@@ -149,7 +151,7 @@ async def test_one_at_a_time(host: Host) -> None:
     host.boot()
     may_end = asyncio.Event()
 
-    async def start(uuid: UUID) -> None:
+    async def start(uuid: UUID, _: str) -> None:
         host.started.put_nowait(uuid)
         await may_end.wait()
 
@@ -189,7 +191,7 @@ async def test_daemon_that_dies_in_between(host: Host) -> None:
     host.boot()
     stuck = asyncio.Event()
 
-    async def start(uuid: UUID) -> None:
+    async def start(uuid: UUID, _: str) -> None:
         host.started.put_nowait(uuid)
         if uuid == second:
             await stuck.wait()
@@ -247,3 +249,32 @@ async def test_host_without_a_boot_id(tmp_path: Path) -> None:
     assert real_boot_id() in (tmp_path / "host-boot.json").read_text()
     host.has(State.ACTIVE)
     assert await started_by(host, host.daemon(), 0) == []
+
+
+async def test_what_was_asked_before_the_boot(host: Host) -> None:
+    """Who starts a guest is told the last request to it from before the boot, after a restart of the daemon as well."""
+    asked, unasked = host.has(State.ACTIVE, age=2), host.has(State.ACTIVE, age=1)
+    known = host.store.get(asked)
+    assert known is not None
+    host.store.save(known.with_(handled=("stop req-1", "start req-2")))
+    host.boot()
+    host.daemon()
+    host.store.save(known.with_(state=State.STOPPED, handled=("stop req-1", "start req-2", "stop req-3")))
+
+    assert await started_by(host, host.daemon(), 2) == [asked, unasked]
+
+    assert host.last_requests == {asked: "start req-2", unasked: ""}
+
+
+async def test_stopped_between_two_restarts_of_the_host(host: Host) -> None:
+    """A guest whose user stopped it before its turn is left alone, also where the host went down again before that."""
+    stopped, waiting = host.has(State.ACTIVE), host.has(State.ACTIVE)
+    host.boot()
+    host.daemon()
+    for uuid, handled in ((stopped, ("stop req-1",)), (waiting, ())):
+        known = host.store.get(uuid)
+        assert known is not None
+        host.store.save(known.with_(state=State.STOPPED, handled=handled))
+    host.boot()
+
+    assert await started_by(host, host.daemon(), 1) == [waiting]

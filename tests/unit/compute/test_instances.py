@@ -71,12 +71,13 @@ class ScriptedBuilder:
             self._running.remove(record.uuid)
         return active
 
-    async def undo(self, record: Record) -> None:
+    async def undo(self, record: Record, progress: Progress) -> None:
         assert self.running_of(record.uuid) == 0, "undone while it was being built"
-        self.undone.put_nowait(record.uuid)
-        if self.undo_faults and (fault := self.undo_faults.pop(0)) is not None:
-            raise fault
-        self.made.discard(record.uuid)
+        with progress.step(Step.UNDEFINE):
+            self.undone.put_nowait(record.uuid)
+            if self.undo_faults and (fault := self.undo_faults.pop(0)) is not None:
+                raise fault
+            self.made.discard(record.uuid)
 
     def running_of(self, uuid: UUID) -> int:
         return self._running.count(uuid)
@@ -514,7 +515,7 @@ async def test_terminate(host: Host) -> None:
 
     assert end.context.request_id == "req-2"
     assert not host.builder.made
-    assert host.ear.of(asked.uuid)[-2:] == ["delete.start", "delete.end"]
+    assert host.ear.of(asked.uuid)[-3:] == ["delete.start", "delete.progress", "delete.end"]
     with pytest.raises(InstanceNotFound):
         host.instances.view(asked.uuid)
     assert host.instances.views() == []
@@ -777,4 +778,48 @@ async def test_nothing_grows(host: Host) -> None:
 
     assert not host.instances._tasks
     assert not host.instances._operations._progress
+    assert not host.instances._operations._waiting
     assert len(host.instances._locks) == 0
+
+
+async def test_deletion_that_is_refused(host: Host) -> None:
+    """A deletion that does not get on is tried again; each new reason is told once, and stands in the record."""
+    asked = instance()
+    host.builder.go.set()
+    await host.instances.build(asked, "req-1")
+    await host.ear.until(asked.uuid, "create.end")
+    host.builder.undo_faults = [Conflict("it is busy"), Conflict("it is busy"), Conflict("it is broken"), None]
+
+    await host.instances.terminate(asked.uuid, "req-2")
+    for reason in ("it is busy", "it is busy", "it is broken"):
+        await host.idle()
+        view = host.instances.view(asked.uuid)
+        assert (view["state"], view["fault"]["message"], view["fault"]["step"]) == ("deleting", reason, "undefine")
+        assert view["waiting_for"]["message"] == reason
+        host.instances.resume()
+    end = await host.ear.until(asked.uuid, "delete.end")
+    await host.idle()
+
+    deleting = [event for event in host.ear.of(asked.uuid) if event.startswith("delete.")]
+    assert deleting == ["delete.start", "delete.error", "delete.error", "delete.progress", "delete.end"]
+    assert end.payload["fault"] is None
+    assert host.metrics.registry.get_sample_value("sev_agent_deletions_total", {"outcome": "error"}) == 2
+
+
+async def test_deletion_that_waits(host: Host) -> None:
+    """While libvirt or Placement is away a deletion is no error: it waits, and shows for what."""
+    asked = instance()
+    host.builder.go.set()
+    await host.instances.build(asked, "req-1")
+    await host.ear.until(asked.uuid, "create.end")
+    host.builder.undo_faults = [Unavailable("Placement is away")]
+
+    await host.instances.terminate(asked.uuid, "req-2")
+    await host.idle()
+
+    view = host.instances.view(asked.uuid)
+    assert (view["fault"], view["waiting_for"]["message"]) == (None, "Placement is away")
+    host.instances.resume()
+    await host.ear.until(asked.uuid, "delete.end")
+    deleting = [event for event in host.ear.of(asked.uuid) if event.startswith("delete.")]
+    assert deleting == ["delete.start", "delete.progress", "delete.end"]

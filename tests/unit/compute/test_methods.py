@@ -63,8 +63,8 @@ async def _status() -> dict[str, Any]:
 async def ask(known: Known, store: RecordStore, method: str, **arguments: Any) -> Any:
     """The answer to ``method``, its arguments checked as in the daemon."""
     instances = cast("Instances", known)
-    work = work_methods(instances, cast("Reconciler", _Compared()))
-    methods = {found.name: found for found in (*work, *query_methods(instances, store, _status))}
+    queries = query_methods(instances, store, _status, cast("Reconciler", _Compared()))
+    methods = {found.name: found for found in (*work_methods(instances), *queries)}
     found = methods[method]
     return await found.handler(RequestContext(request_id="req-1"), parse(found.arguments, arguments))
 
@@ -176,6 +176,24 @@ def test_tail_of_anything(tmp_path: Path) -> None:
     assert tail(path, 1) == "end"
     path.write_bytes(b"a\xffb\n")
     assert tail(path, 5) == "a\ufffdb\n"
+
+
+def test_tail_of_a_rotated_console(tmp_path: Path) -> None:
+    """What was rotated away is read as well, the oldest first, as far as the bound goes."""
+    path = tmp_path / "console.log"
+    assert tail(path, None) == ""
+    path.with_name("console.log.1").write_bytes(b"one\n")
+    path.with_name("console.log.0").write_bytes(b"two\n")
+    assert tail(path, None) == "one\ntwo\n"
+    path.write_bytes(b"three\n")
+    assert tail(path, None) == "one\ntwo\nthree\n"
+    assert tail(path, 2) == "two\nthree\n"
+
+    path.with_name("console.log.0").write_bytes(b"x" * 600_000 + b"\n")
+    text = tail(path, None)
+    assert len(text) == 512 * 1024
+    assert text.endswith("xxx\nthree\n")
+    assert "one" not in text
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,10 +11,11 @@ import pytest
 from sev_agent.compute import power as power_module
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.admission import Admission
+from sev_agent.compute.build import DefinitionLost
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, State
 from sev_agent.errors import Unavailable
-from sev_agent.hypervisor.errors import DomainNotFound, HypervisorError, HypervisorUnavailable
+from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
 from sev_agent.hypervisor.events import Lifecycle
 from sev_agent.openstack.placement import Full
 from tests.libvirt_host import SEV, Host, agent_metadata, domain_xml, running_host
@@ -67,6 +68,10 @@ class Button:
         self.libvirt.domains.shutdown = pressed  # type: ignore[method-assign]
 
 
+async def _lost(_: Record) -> None:
+    raise DefinitionLost("it is nowhere")
+
+
 async def ignored(_: UUID) -> None:
     """A guest that does not notice its button."""
 
@@ -87,6 +92,7 @@ async def button() -> AsyncIterator[Button]:
             domains=libvirt.domains,
             accounting=cast("Accounting", accounting),
             admission=Admission(overhead_mb=0),
+            redefine=_lost,
             shutdown_timeout=5,
         )
 
@@ -108,6 +114,7 @@ def impatient(button: Button, seconds: float = 0.2) -> Power:
         admission=Admission(overhead_mb=0),
         domains=button.libvirt.domains,
         accounting=cast("Accounting", button.accounting),
+        redefine=_lost,
         shutdown_timeout=seconds,
     )
 
@@ -280,9 +287,31 @@ async def test_cancelled_while_it_waits(button: Button) -> None:
 
 
 async def test_guest_that_libvirt_does_not_know(button: Button) -> None:
-    """Somebody undefined it: it is well stopped, and cannot be started."""
+    """Neither it nor this host does: it is well stopped, and cannot be started."""
     gone = record(State.ACTIVE, uuid4())
 
     await button.power.stop(gone)
-    with pytest.raises(DomainNotFound):
+    with pytest.raises(DefinitionLost):
         await button.power.start(gone)
+
+
+@pytest.mark.parametrize("again", ["start", "restart"])
+async def test_domain_that_somebody_took_away(button: Button, again: str) -> None:
+    """A guest that libvirt does not know any more is made known to it again, then started."""
+    await button.libvirt.domains.destroy(button.record.uuid)
+    await button.libvirt.domains.undefine(button.record.uuid)
+
+    async def redefine(known: Record) -> None:
+        xml = domain_xml(known.uuid, f"guest-{known.uuid}", security=SEV, extra=agent_metadata(known.uuid))
+        await button.libvirt.domains.define(xml)
+
+    power = Power(
+        domains=button.libvirt.domains,
+        accounting=cast("Accounting", button.accounting),
+        admission=Admission(overhead_mb=0),
+        redefine=redefine,
+        shutdown_timeout=5,
+    )
+    await getattr(power, again)(button.record)
+
+    assert await button.runs()

@@ -464,3 +464,46 @@ async def test_observed_is_told(host: Host) -> None:
     assert end.payload["observed"] is True
     assert end.payload["fault"] is None
     assert host.instances.view(known.uuid)["fault"] is None
+
+
+async def test_start_that_waits(host: Host) -> None:
+    """A start that Placement's absence holds up says so, is told of once, and goes on when Placement is back."""
+    known = has(host, State.STOPPED)
+    host.power.go.set()
+    host.power.faults = [Unavailable("Placement is away"), Unavailable("Placement is away")]
+
+    await host.instances.change_power(known.uuid, START, "req-2")
+    for _ in range(2):
+        await host.idle()
+        view = host.instances.view(known.uuid)
+        assert (view["state"], view["waiting_for"]["message"]) == ("starting", "Placement is away")
+        host.instances.resume()
+    await host.ear.until(known.uuid, "start.end")
+    await host.idle()
+
+    assert host.ear.of(known.uuid) == ["start.start", "start.end"]
+    assert host.instances.view(known.uuid)["waiting_for"] is None
+
+
+@pytest.mark.parametrize(
+    ("handled", "starts"),
+    [
+        ((), True),
+        (("stop req-1", "start req-2"), True),
+        (("stop req-1", "start req-2", "stop req-3"), False),
+        (("stop req-1", "start req-2", "stop req-3", "start req-4"), True),
+    ],
+)
+async def test_stopped_since_the_host_was_restarted(host: Host, handled: tuple[str, ...], starts: bool) -> None:  # noqa: FBT001
+    """A guest whose user stopped it after the restart of its host, before its turn came, is left alone."""
+    known = has(host, State.STOPPED).with_(handled=handled)
+    host.store.save(known)
+    host.power.go.set()
+
+    if starts:
+        await host.instances.start_again(known.uuid, "start req-2")
+    else:
+        with pytest.raises(WrongState, match="was stopped by request"):
+            await host.instances.start_again(known.uuid, "start req-2")
+
+    assert host.state(known.uuid) is (State.ACTIVE if starts else State.STOPPED)

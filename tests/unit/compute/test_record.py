@@ -154,7 +154,7 @@ def test_directory_without_a_record(store: RecordStore) -> None:
     assert (kept / "disk.qcow2").read_bytes() == b"data"
 
 
-@pytest.mark.parametrize("left", [[], [".instance.json.x1y2z3"]])
+@pytest.mark.parametrize("left", [[], [".instance.json.x1y2z3.new"]])
 def test_power_loss_at_the_first_write(store: RecordStore, left: list[str]) -> None:
     """What a power loss left of a first write is removed: nothing was promised to anyone."""
     directory = store.directory / str(uuid4())
@@ -170,12 +170,15 @@ def test_power_loss_at_the_first_write(store: RecordStore, left: list[str]) -> N
 
 
 def test_power_loss_at_a_later_write(store: RecordStore) -> None:
-    """A half-written successor changes nothing: the record before it stands."""
+    """A half-written successor changes nothing: the record before it stands, and what was half there is gone."""
     saved = record()
     store.save(saved)
-    (store.files(saved.uuid).directory / ".instance.json.abc").write_bytes(b"{")
+    directory = store.files(saved.uuid).directory
+    for name in (".instance.json.abc.new", ".nvram.fd.abc.new", ".disk.qcow2.new"):
+        (directory / name).write_bytes(b"{")
 
     assert opened(store.directory).get(saved.uuid) == saved
+    assert [path.name for path in directory.iterdir()] == ["instance.json"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)

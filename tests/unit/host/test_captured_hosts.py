@@ -32,7 +32,7 @@ def judge(root: Path) -> Report:
 @pytest.mark.parametrize(
     ("host", "verdicts"),
     [
-        ("first-generation", {SEV: READY, ES: "bios.asids_sev_es", SNP: "cpu.sev_snp"}),
+        ("first-generation", {SEV: READY, ES: "cpu.sev_es", SNP: "cpu.sev_snp"}),
         ("second-generation", {SEV: READY, ES: READY, SNP: "cpu.sev_snp"}),
         ("third-generation", {SEV: READY, ES: READY, SNP: "bios.rmp"}),
         ("fourth-generation", {SEV: READY, ES: "module.es_beside_snp", SNP: READY}),

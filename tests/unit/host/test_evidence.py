@@ -38,14 +38,20 @@ def test_without_registers_the_kernels_flags_prove_the_bios(tmp_path: Path) -> N
 
 
 def test_without_registers_and_flags_nothing_is_claimed(tmp_path: Path) -> None:
-    """The flags' absence may be the processor's or the BIOS's doing: which, the registers would say."""
+    """The flags' absence may be the processor's or the BIOS's doing: what to do first is to look."""
     files = without("third-generation", "dev/cpu")
     files["proc/cpuinfo"] = files["proc/cpuinfo"].replace("sme sev sev_es", "")
     files["sys/module/kvm_amd/parameters/sev"] = "N\n"
     report = judge(unpack(files, tmp_path))
     assert outcome(report, "cpu.sev") is Outcome.UNKNOWN
     assert outcome(report, "bios.smee") is Outcome.UNKNOWN
-    assert not report.is_ready()
+    verdict = report.verdicts[Generation.SEV]
+    assert verdict.readiness is Readiness.NOT_READY
+    assert verdict.mend is not None
+    assert (verdict.mend.check.name, verdict.mend.finding.remedy) == (
+        "cpu.sev",
+        "modprobe cpuid, then run this again",
+    )
 
 
 def test_a_host_of_which_libvirt_was_not_captured_is_not_proven(tmp_path: Path) -> None:

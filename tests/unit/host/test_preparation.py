@@ -69,7 +69,8 @@ def apply(files: HostFiles, generation: Generation = SEV) -> Plan:
 def undo(files: HostFiles) -> None:
     ledger = Ledger(files)
     changes, _ = ledger.reversal()
-    ledger.undo(changes)
+    ledger.restore(changes)
+    ledger.forget()
 
 
 @pytest.mark.parametrize("generation", Generation)
@@ -78,6 +79,8 @@ def test_apply_then_undo_leaves_no_trace(system: dict[str, str], generation: Gen
     """Files, permissions and directories are what they were."""
     files = host(tmp_path, NOT_YET if system is DEBIAN else {"proc/cmdline": "ro\n"}, system)
     (tmp_path / "etc").chmod(0o750)
+    if system is SYSTEMD_BOOT:
+        (tmp_path / "etc/kernel/cmdline").chmod(0o640)
     before = snapshot(tmp_path)
     assert apply(files, generation).changes.files
     assert snapshot(tmp_path) != before
@@ -194,6 +197,30 @@ def test_refusals(
     assert snapshot(tmp_path) == before
 
 
+def test_grubs_leftover_settings_are_not_taken_for_the_boot_loader(tmp_path: Path) -> None:
+    """Where kernel-install writes entries and there is no grub.cfg, GRUB does not start this host."""
+    files = host(tmp_path, {"proc/cmdline": "ro\n"}, DEBIAN, SYSTEMD_BOOT)
+    apply(files)
+    assert not (tmp_path / DROP_IN).exists()
+    assert "mem_encrypt=on" in (tmp_path / "etc/kernel/cmdline").read_text()
+
+
+def test_taking_back_can_be_tried_again(tmp_path: Path) -> None:
+    """A program that fails after the files were restored leaves the ledger, and with it the program to run."""
+    files = host(tmp_path, NOT_YET, DEBIAN)
+    before = snapshot(tmp_path)
+    apply(files)
+    ledger = Ledger(files)
+    ledger.restore(ledger.reversal()[0])
+
+    again = Ledger(files)
+    changes, commands = again.reversal()
+    assert changes == []
+    assert [str(command) for command in commands] == ["update-grub"]
+    again.forget()
+    assert snapshot(tmp_path) == before
+
+
 def test_a_link_in_a_files_place_is_refused(tmp_path: Path) -> None:
     """What it leads to may be shared with others."""
     files = host(tmp_path, {"proc/cmdline": "ro\n"}, SYSTEMD_BOOT)
@@ -295,6 +322,26 @@ def test_why_a_reboot_is_needed(tmp_path: Path) -> None:
 def test_no_reboot_where_all_is_in_effect(tmp_path: Path) -> None:
     """A host that runs as it shall needs none, whatever file is added."""
     assert make_plan(host(tmp_path, DEBIAN), SEV).reboot == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "generation", "said"),
+    [("intel", SEV, "GenuineIntel"), ("virtual-machine", SEV, "virtual machine"), ("second-generation", SNP, "bit 4")],
+)
+def test_a_host_that_can_never_be_ready_is_left_alone(
+    base: str, generation: Generation, said: str, tmp_path: Path
+) -> None:
+    """What the processor lacks no setting gives: it is refused, and says why."""
+    with pytest.raises(PreparationRefused, match=said):
+        make_plan(host(tmp_path, DEBIAN, base=base), generation)
+
+
+def test_a_system_that_does_not_run_is_prepared(tmp_path: Path) -> None:
+    """An image that is being made has no /proc: all is in effect at its first boot."""
+    files = HostFiles(unpack(DEBIAN, tmp_path))
+    plan = apply(files)
+    assert (tmp_path / DROP_IN).exists()
+    assert plan.reboot == ("the system below this root does not run: it starts with what is written now",)
 
 
 def test_what_no_command_can_set_is_told(tmp_path: Path) -> None:

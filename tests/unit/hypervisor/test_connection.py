@@ -91,14 +91,11 @@ async def test_two_event_loops_in_one_process_are_refused(host: Host) -> None:
     assert host.hypervisor.thread_alive
 
 
-async def test_beats_while_nothing_happens(host: Host) -> None:
-    """The event thread turns at least every second, so that a watchdog can trust its silence."""
-    loop = host.hypervisor._event_loop
-    turned = loop.last_turn
-    async with asyncio.timeout(PATIENCE):
-        while loop.last_turn == turned:  # noqa: ASYNC110 - another thread's clock has no event to await
-            await asyncio.sleep(0.05)
-    assert loop.last_turn - turned < 2.5
+async def test_beats_while_nothing_happens(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event thread turns every second, also with nothing to do, so that a watchdog can trust its silence."""
+    monkeypatch.setattr("sev_agent.hypervisor.event_loop._STUCK_AFTER", 2.5)
+    await asyncio.sleep(3)
+    assert host.hypervisor.thread_alive
 
 
 async def test_a_stuck_event_thread_is_not_alive(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

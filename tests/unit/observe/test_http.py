@@ -80,6 +80,7 @@ async def test_readyz(daemon: Daemon, session: aiohttp.ClientSession) -> None:
         "libvirt": (True, ""),
         "broker": (False, "not connected yet"),
         "placement": (False, "placement at http://p cannot be talked to"),
+        "work_queue": (False, "not connected yet"),
     }
     assert all(found["since"].endswith("+00:00") for found in body["dependencies"].values())
 

@@ -113,40 +113,6 @@ async def test_headers(session: aiohttp.ClientSession, serve: Serve) -> None:
     assert seen[0].query == {"name": "x & y"}
 
 
-async def test_release_reads_again_after_a_conflict(session: aiohttp.ClientSession, serve: Serve) -> None:
-    """A consumer that changes between read and release is read again, and released with its new generation."""
-    puts: list[Any] = []
-
-    async def handle(request: web.Request) -> web.Response:
-        if request.method == "GET":
-            held = {str(ROOT): {"generation": 7, "resources": {"MEM_ENCRYPTION_CONTEXT": 1}}}
-            owner = {"project_id": "p", "user_id": "u", "consumer_type": "INSTANCE"}
-            return web.json_response({"allocations": held, **owner, "consumer_generation": len(puts) + 1})
-        puts.append(await request.json())
-        return error(409, "placement.concurrent_update") if len(puts) == 1 else web.Response(status=204)
-
-    assert await placement(session, await serve(handle)).release(CONSUMER) is True
-    assert [put["consumer_generation"] for put in puts] == [1, 2]
-    assert all(put["allocations"] == {} for put in puts)
-
-
-async def test_release_of_what_vanishes_meanwhile(session: aiohttp.ClientSession, serve: Serve) -> None:
-    """A consumer that another one releases between read and release is no error."""
-    requests: list[str] = []
-
-    async def handle(request: web.Request) -> web.Response:
-        requests.append(request.method)
-        if request.method == "PUT":
-            return error(409, "placement.concurrent_update")
-        if len(requests) > 1:
-            return web.json_response({"allocations": {}})
-        held = {str(ROOT): {"generation": 7, "resources": {"VCPU": 1}}}
-        return web.json_response({"allocations": held, "consumer_generation": 1})
-
-    assert await placement(session, await serve(handle)).release(CONSUMER) is False
-    assert requests == ["GET", "PUT", "GET"]
-
-
 async def test_name_that_can_neither_be_made_nor_found(session: aiohttp.ClientSession, serve: Serve) -> None:
     """A UUID that another provider has is an error that names both, and no endless attempt."""
 
