@@ -138,7 +138,8 @@ async def test_a_lost_generation(es_cloud: Cloud) -> None:
             assert list(status["slots"]) == ["amd-sev"]
             await es_cloud.order("start_instance", instance_uuid=str(stopped))
             refused = await ear.hear(stopped, "start.error")
-            assert refused.payload["fault"]["code"] == "host.generation_unavailable"
+            fault: Any = refused.payload["fault"]
+            assert fault["code"] == "host.generation_unavailable"
         finally:
             await asyncio.to_thread(parameter.write_text, "Y\n")
         back = await _generations(ear, es_cloud, lambda payload: "amd-sev-es" in payload["usable"])
