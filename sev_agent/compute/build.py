@@ -154,6 +154,7 @@ class Builder:
             encryption = encryption_request(instance.flavor.extra_specs, image.properties, bounds=bounds)
             properties = ImageProperties.read(image.properties)
             check_declared(image, instance.flavor)
+            self._admission.check_policy(encryption.policy)
             await self._admission.check(encryption.generation, instance.flavor.memory_mb)
         record = record.with_(generation=encryption.generation)
         async with AsyncExitStack() as lease:

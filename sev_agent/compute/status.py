@@ -51,7 +51,7 @@ class HostStatus:
         self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
         self._platform = await asyncio.to_thread(read_platform, config.encryption.platform_root)
         self._found = generations(self._capabilities, self._platform, config.encryption)
-        self._admission.learn(self._found.unusable)
+        self._admission.learn(self._found.unusable, smt=self._platform.smt)
         return await host_resources(self._capabilities, self._found, config.host.state_dir, config.placement)
 
     async def report(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ _PARAMETERS = Path("sys/module/kvm_amd/parameters")
 _MISC = (Path("sys/fs/cgroup"), Path("sys/fs/cgroup/misc"))
 """The root of cgroup v2, and where v1 is mounted."""
 
+_SMT = Path("sys/devices/system/cpu/smt/active")
+
 _SIMULATED = Path("SIMULATED")
 _TRUE = frozenset({"1", "Y", "y"})
 """The kernel writes ``Y`` for a parameter of type bool, ``1`` for the older int."""
@@ -23,6 +25,7 @@ class Platform:
 
     ``misc_capacity`` and ``misc_current`` are ASIDs by the kernel's keys: ``sev`` for SEV, ``sev_es`` for SEV-ES and
     SEV-SNP. A kernel without the controller has neither; before 6.5 the root shows no current use.
+    ``smt`` is whether two threads share a core, ``None`` where the kernel does not say.
     ``simulated`` is true below the root of a simulated platform. Two readings are equal where the platform can do the
     same: what is in use does not count.
     """
@@ -33,6 +36,7 @@ class Platform:
     misc_capacity: Mapping[str, int]
     misc_current: Mapping[str, int] = field(compare=False)
     simulated: bool
+    smt: bool | None = None
 
 
 def read_platform(root: Path) -> Platform:
@@ -44,6 +48,7 @@ def read_platform(root: Path) -> Platform:
         misc_capacity=_counters(root, "misc.capacity"),
         misc_current=_counters(root, "misc.current"),
         simulated=(root / _SIMULATED).exists(),
+        smt={"1": True, "0": False}.get(_text(root / _SMT).strip()),
     )
 
 

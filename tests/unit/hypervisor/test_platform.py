@@ -32,6 +32,13 @@ def test_reads_a_sev_host(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("text", "smt"), [("1\n", True), ("0\n", False), ("", None), ("2", None)])
+def test_threads(tmp_path: Path, text: str, smt: bool | None) -> None:  # noqa: FBT001 - a parameter of the test
+    """Whether cores have two threads is what the kernel says, if it does."""
+    _write(tmp_path, "sys/devices/system/cpu/smt/active", text)
+    assert read_platform(tmp_path).smt is smt
+
+
 def test_a_host_without_any_of_the_files_has_no_sev(tmp_path: Path) -> None:
     """Absent files are as if the kernel lacked what they tell."""
     assert read_platform(tmp_path / "nowhere") == Platform(
