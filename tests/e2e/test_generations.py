@@ -132,6 +132,7 @@ async def test_a_lost_generation(es_cloud: Cloud) -> None:
             child = await es_cloud.child(Generation.SEV_ES)
             _, inventories = await es_cloud.placement.inventories(child.uuid)
             assert inventories["MEM_ENCRYPTION_CONTEXT"].reserved == es_cloud.slots
+            assert Generation.SEV_ES.trait not in (await es_cloud.placement.traits(child.uuid))[1]
             assert await es_cloud.runs(uuid)
             status = await es_cloud.ask("get_host_status")
             assert status["stranded"] == told["stranded"]
