@@ -56,7 +56,11 @@ async def _check_boots(cloud: Cloud, generation: Generation, specs: Mapping[str,
     assert known.generation is generation
     loader = domain.findtext("os/loader")
     assert loader is not None
-    assert known.firmware_sha256 == hashlib.sha256(await asyncio.to_thread(Path(loader).read_bytes)).hexdigest()
+    digest = hashlib.sha256(await asyncio.to_thread(Path(loader).read_bytes)).hexdigest()
+    assert known.firmware_sha256 == digest
+    view = await cloud.view(uuid)
+    assert view is not None
+    assert (view["firmware"], view["firmware_sha256"]) == (loader, digest)
     held = await cloud.placement.allocation(uuid)
     assert held is not None
     footprint = guest_footprint_mb(256, PlacementSection().guest_overhead_mb)
