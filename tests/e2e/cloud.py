@@ -298,10 +298,16 @@ class Cloud:
 
     # What is put in.
 
-    async def upload(self, path: Path | None, *, disk_format: str = "qcow2", **properties: str) -> UUID:
+    async def upload(
+        self, path: Path | None, *, disk_format: str = "qcow2", container_format: str = "bare", **properties: str
+    ) -> UUID:
         """A new image with the method's properties; without ``path`` it stays without data."""
         image = await self.glance.create_image(
-            "test", disk_format=disk_format, visibility="public", properties={**tags.IMAGE, **properties}
+            "test",
+            disk_format=disk_format,
+            container_format=container_format,
+            visibility="public",
+            properties={**tags.IMAGE, **properties},
         )
         if path is not None:
             await self.glance.upload(image.id, path, total_timeout=_UPLOAD_SECONDS)

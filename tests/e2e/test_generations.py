@@ -20,6 +20,7 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, run
 from tests.e2e.ear import Ear, listening
 from tests.e2e.waiting import eventually
+from tests.images import make_qcow2
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -184,3 +185,35 @@ async def _failed(cloud: Cloud, **changes: Any) -> dict[str, Any]:
     fault: dict[str, Any] = (await cloud.reached(uuid, "error"))["fault"]
     assert await cloud.left(uuid) == []
     return fault
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def kernel(cloud: Cloud, tmp_path: Path) -> UUID:
+    """The kernel of the lab's guest, as an image of its own."""
+    await build_guest_image(cloud.lab.cache, lambda _: None)
+    package = max((cloud.lab.cache / "packages").glob("linux-image-*.deb"), key=lambda path: path.stat().st_size)
+    extracted = await run("dpkg-deb", "--extract", package, tmp_path / "kernel")
+    assert extracted.status == 0, extracted.errors
+    (path,) = (tmp_path / "kernel/boot").glob("vmlinuz-*")
+    return await cloud.upload(path, disk_format="aki", container_format="aki")
+
+
+async def test_kernel_of_the_image(agent: AgentProcess, cloud: Cloud, kernel: UUID, tmp_path: Path) -> None:
+    """An image's kernel boots with the image's command line; firmware that cannot measure it is told so."""
+    disk = await asyncio.to_thread(make_qcow2, tmp_path / "disk.qcow2")
+    line = "console=ttyS0 sev_agent_told_it_so"
+    image = await cloud.upload(disk, kernel_id=str(kernel), os_command_line=line)
+    uuid = await cloud.build(image__id=str(image), flavor__memory_mb=256)
+
+    async def booted() -> bool:
+        return line in (await cloud.ask("get_console_output", instance_uuid=str(uuid)))["output"]
+
+    await eventually(booted, within=_BOOT_SECONDS, what="the kernel shows its command line")
+    measured = await cloud.upload(
+        disk, kernel_id=str(kernel), os_command_line=line, hw_mem_encryption_kernel_hashes="true"
+    )
+    fault = await _failed(cloud, image__id=str(measured), flavor__memory_mb=256)
+    assert fault["code"] == "launch.firmware_unsuitable"
+    assert "no place for a kernel's hashes" in fault["message"]
+    await cloud.delete(uuid)
+    assert await cloud.left(uuid) == []
