@@ -202,6 +202,12 @@ class ReconcilerSection(Section):
     jitter: float = Field(default=5, ge=0, le=600)
 
 
+class HealthSection(Section):
+    """How often the services that are needed now and then are looked at (seconds)."""
+
+    interval: Seconds = 60
+
+
 class HttpSection(Section):
     """Where health, readiness and metrics are served."""
 
@@ -251,6 +257,7 @@ class AgentConfig(DaemonConfig):
     images: ImagesSection = Field(default_factory=ImagesSection)
     builds: BuildsSection = Field(default_factory=BuildsSection)
     reconciler: ReconcilerSection = Field(default_factory=ReconcilerSection)
+    health: HealthSection = Field(default_factory=HealthSection)
     http: HttpSection = Field(default_factory=HttpSection)
     log: LogSection = Field(default_factory=LogSection)
 

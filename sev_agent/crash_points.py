@@ -36,6 +36,8 @@ class CrashPoint(StrEnum):
     BUILD_AFTER_CLAIM = "build.after_claim"
     BUILD_BEFORE_CACHE = "build.before_cache"
     BUILD_AFTER_CACHE = "build.after_cache"
+    BUILD_BEFORE_KERNEL = "build.before_kernel"
+    BUILD_AFTER_KERNEL = "build.after_kernel"
     BUILD_BEFORE_DISK = "build.before_disk"
     BUILD_AFTER_DISK = "build.after_disk"
     BUILD_BEFORE_CONFIG_DRIVE = "build.before_config_drive"

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sev_agent.api.tables import REVISION
 from sev_agent.config import ConfigurationError, DatabaseSection
 from sev_agent.errors import Unavailable
-from sev_agent.uninterrupted import raise_if_cancelled
+from sev_agent.uninterrupted import raise_if_cancelled, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -45,8 +45,8 @@ class Database:
     def __init__(self, settings: DatabaseSection) -> None:
         url = _url(settings)
         self.name = url.render_as_string(hide_password=True)
-        self._timeout = settings.timeout
         self._is_sqlite = url.get_backend_name() == "sqlite"
+        self._is_checked = False
         limits = {"timeout": settings.timeout} | ({} if self._is_sqlite else {"command_timeout": settings.timeout})
         self.engine: AsyncEngine = create_async_engine(
             url,
@@ -95,18 +95,27 @@ class Database:
                 field="database.url",
                 remedy="run 'sev-agent db upgrade' with the same configuration",
             )
+        self._is_checked = True
 
     async def watch(self, on_change: Callable[[str | None], None]) -> None:
-        """Ask every few seconds whether the database is there, until cancelled; ``on_change`` hears why not."""
+        """Ask every few seconds whether the database is there, until cancelled; ``on_change`` hears why not.
+
+        Raises ``WrongRevision`` where it has come up with other tables than are needed.
+        """
         while True:
             raise_if_cancelled()
             try:
-                async with asyncio.timeout(self._timeout), self.reading() as session:
-                    await session.execute(text("SELECT 1"))
+                await uninterrupted(self._ask())
                 on_change(None)
-            except (DatabaseUnavailable, TimeoutError) as error:
-                on_change(str(error) or "no answer in time")
+            except DatabaseUnavailable as error:
+                on_change(str(error))
             await asyncio.sleep(_WATCH_SECONDS)
+
+    async def _ask(self) -> None:
+        if not self._is_checked:
+            await self.check_revision()
+        async with self.reading() as session:
+            await session.execute(text("SELECT 1"))
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -12,6 +12,7 @@ from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.tables import ServerRow
 from sev_agent.api.told import Effect, Listener, Outcome, Told
 from sev_agent.messaging.envelope import Notification
+from sev_agent.uninterrupted import uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -54,7 +55,7 @@ class Events:
         done: set[str] = set()
         while True:
             try:
-                return await self._apply(server_id, action, phase, told, done)
+                return await uninterrupted(self._apply(server_id, action, phase, told, done))
             except _CastFirst as wanted:
                 # Before it is written down, since what is written down is never cast again; twice does no harm.
                 log.info("server.unwanted", instance_uuid=server_id, host=wanted.host)

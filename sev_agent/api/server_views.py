@@ -135,8 +135,8 @@ def _bookmark(call: Call, kind: str, identifier: str) -> dict[str, str]:
 
 
 def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def _usage_time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return None if moment is None else moment.replace(tzinfo=None).isoformat(timespec="microseconds")

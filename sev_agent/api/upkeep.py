@@ -20,7 +20,7 @@ from sev_agent.config import ApiConfig
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
 from sev_agent.messaging.client import MessagingTimeout, RemoteError
-from sev_agent.uninterrupted import raise_if_cancelled
+from sev_agent.uninterrupted import raise_if_cancelled, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class Upkeep:
         while True:
             raise_if_cancelled()
             try:
-                await self._purge()
+                await uninterrupted(self._purge())
                 if self._broker_is_up():
                     while await self._look():
                         pass
@@ -70,13 +70,14 @@ class Upkeep:
 
     async def _look(self) -> bool:
         """Claim what is due, and see after it; whether there may be more."""
-        ids = await self._claim()
+        ids = await uninterrupted(self._claim())
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def one(server_id: str) -> None:
             async with slots:
                 try:
-                    action = await self._see_after(server_id)
+                    # A stop waits for it, so that no transaction is torn: every question has its time limit.
+                    action = await uninterrupted(self._see_after(server_id))
                 except BrokerUnavailable as error:
                     log.info("upkeep.postponed", instance_uuid=server_id, error=str(error))
                     return

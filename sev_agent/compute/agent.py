@@ -45,11 +45,12 @@ from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.messaging.spool import Spool
 from sev_agent.messaging.work_gate import WorkGate
-from sev_agent.observe.health import Dependency, Health
+from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.lookout import Lookout, Question
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import identify
+from sev_agent.openstack.identity import KeystoneIdentity, identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
 
@@ -62,6 +63,7 @@ _TASK_STOP_SECONDS = 5.0
 _SECOND_LOOK_SECONDS = 5.0
 _AGAIN_SECONDS = 3.0
 _BROKER_TASK = "broker"
+_SERVER_ERROR = 500
 _MAX_DRIFT_TOLD = 100
 """Differences in one notification; the log has all."""
 
@@ -97,7 +99,7 @@ class _Agent:
         self._supervisor = supervisor
         host = config.host.name
         self._metrics = Metrics()
-        self._health = Health(on_change=self._on_health)
+        self._health = Health(_leans_on(config), on_change=self._on_health)
         self._was_ready = False
         self._state_lock = StateLock(config.host.state_dir, host)
         self._store = RecordStore(config.host.state_dir / "instances")
@@ -109,9 +111,13 @@ class _Agent:
         )
         self._domains = Domains(self._hypervisor)
 
-        on_request = self._metrics.count_request
+        on_request = self._on_request
         identity = identify(config.auth, session, on_request=on_request)
         glance = Glance(session, identity, config.glance, on_request=on_request)
+        questions: dict[Dependency, Question] = {Dependency.GLANCE: glance.check}
+        if isinstance(identity, KeystoneIdentity):
+            questions[Dependency.KEYSTONE] = identity.check
+        self._lookout = Lookout(questions, self._health, interval=config.health.interval)
         placement = Placement(session, identity, config.placement, on_request=on_request)
 
         self._broker = Broker(
@@ -273,6 +279,7 @@ class _Agent:
             "host-boot": self._host_boot.run(),
             "reconciler": self._reconciler.run(),
             "host-watch": self._watch.run(),
+            "lookout": self._lookout.run(),
             "rpc-queries": self._queries.run(),
             "rpc-work": self._work.run(),
             "work-gate": self._gate.run(),
@@ -357,9 +364,18 @@ class _Agent:
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()
 
+    def _on_request(self, service: str, method: str, status: int, seconds: float) -> None:
+        self._metrics.count_request(service, method, status, seconds)
+        if status == 0 or status >= _SERVER_ERROR:
+            self._lookout.doubt(Dependency(service))
+
     def _is_alive(self) -> bool:
         """Whether libvirt's thread turns and the broker's task goes on; to be asked at all shows that the loop does."""
         return self._hypervisor.thread_alive and self._supervisor.is_running(_BROKER_TASK)
+
+
+def _leans_on(config: AgentConfig) -> list[Dependency]:
+    return [each for each in OF_A_HOST if each is not Dependency.KEYSTONE or config.auth.type != "none"]
 
 
 def _providers(config: AgentConfig, placement: Placement) -> Providers:

@@ -134,8 +134,7 @@ class Builder:
     async def _runs_already(self, record: Record) -> bool:
         if record.generation is None:
             return False
-        state = await self._domains.state(record.uuid)
-        return state is not None and state.is_active
+        return await self._domains.runs(record.uuid)
 
     async def _refuse_stranger(self, record: Record) -> None:
         """Raises ``ForeignDomain``: to define ours under the same name and UUID would replace what somebody made."""

@@ -97,8 +97,7 @@ class Power:
 
     async def runs(self, uuid: UUID) -> bool:
         """Whether the guest runs. Raises ``HypervisorError``."""
-        state = await self._domains.state(uuid)
-        return state is not None and state.is_active
+        return await self._domains.runs(uuid)
 
     async def _boot(self, record: Record) -> None:
         try:

@@ -29,9 +29,11 @@ class Step(StrEnum):
 
 
 _BOUNDARIES: Final = {
+    Step.RECORD: (CrashPoint.ACCEPT_BEFORE_SAVE, CrashPoint.ACCEPT_AFTER_SAVE),
     Step.IMAGE: (CrashPoint.BUILD_BEFORE_IMAGE, CrashPoint.BUILD_AFTER_IMAGE),
     Step.CLAIM: (CrashPoint.BUILD_BEFORE_CLAIM, CrashPoint.BUILD_AFTER_CLAIM),
     Step.CACHE: (CrashPoint.BUILD_BEFORE_CACHE, CrashPoint.BUILD_AFTER_CACHE),
+    Step.KERNEL: (CrashPoint.BUILD_BEFORE_KERNEL, CrashPoint.BUILD_AFTER_KERNEL),
     Step.DISK: (CrashPoint.BUILD_BEFORE_DISK, CrashPoint.BUILD_AFTER_DISK),
     Step.CONFIG_DRIVE: (CrashPoint.BUILD_BEFORE_CONFIG_DRIVE, CrashPoint.BUILD_AFTER_CONFIG_DRIVE),
     Step.FIRMWARE: (CrashPoint.BUILD_BEFORE_NVRAM, CrashPoint.BUILD_AFTER_NVRAM),
@@ -65,15 +67,13 @@ class Progress:
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
         """Time the body as ``step``."""
-        before, after = _BOUNDARIES.get(step, (None, None))
+        before, after = _BOUNDARIES[step]
         started = time.perf_counter()
         self._under_way.append(step)
         try:
-            if before is not None:
-                reached(before)
+            reached(before)
             yield
-            if after is not None:
-                reached(after)
+            reached(after)
         except Exception:
             self._failed = self._failed or step
             raise

@@ -25,6 +25,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _JOB: Final = "reconcile"
 _RETRY_SECONDS: Final = 3.0
+_LATE_SECONDS: Final = 2.0
 _MEMORY_OF_DELETED: Final = timedelta(days=1)
 
 OnDrift = Callable[[list[dict[str, Any]]], None]
@@ -79,8 +80,7 @@ class Reconciler:
         try:
             while True:
                 raise_if_cancelled()
-                await self._due.wait()
-                self._due.clear()
+                await self._rung()
                 await self._compare()
         finally:
             self._scheduler.shutdown(wait=False)
@@ -99,6 +99,20 @@ class Reconciler:
         if not dry_run:
             self._note(outcome)
         return outcome
+
+    async def _rung(self) -> None:
+        """Wait until it is time.
+
+        The scheduler goes by the machine's clock: one that was set back would silence it for as long.
+        """
+        interval = self._settings.interval + self._settings.jitter
+        try:
+            async with asyncio.timeout(interval + _LATE_SECONDS):
+                await self._due.wait()
+        except TimeoutError:
+            log.warning("reconciler.clock_set_back", silent_seconds=interval + _LATE_SECONDS)
+            self.soon(after=interval)
+        self._due.clear()
 
     async def _ring(self) -> None:
         # A coroutine, because the scheduler runs plain functions in threads, where an event must not be set.

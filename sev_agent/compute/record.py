@@ -29,6 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 _FORMAT = 1
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
 _RECORD = "instance.json"
+_TICK = timedelta(microseconds=1)
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DISK_REMEDY = "free space on this host's disk, or use another host"
 
@@ -142,7 +143,9 @@ class Record(_Value):
 
     def with_(self, **changes: Any) -> Self:
         """The record after ``changes``, stamped with the present time."""
-        return self.model_copy(update={**changes, "updated_at": datetime.now(UTC)})
+        # A later change is told as the later one, also where the clock was set back meanwhile.
+        now = max(datetime.now(UTC), self.updated_at + _TICK)
+        return self.model_copy(update={**changes, "updated_at": now})
 
     def deleted(self) -> Self:
         """The record when nothing else is left: it knows the UUID again, and none of the tenant's own data."""

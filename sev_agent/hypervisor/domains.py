@@ -1,5 +1,7 @@
 """Domains: defined, started, stopped, removed, looked at. Every operation is one trip through a thread."""
 
+import asyncio
+import time
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 from functools import partial
@@ -9,7 +11,7 @@ from uuid import UUID
 import libvirt  # noqa: TID251 - this package is the one that may
 
 from sev_agent.hypervisor.connection import Hypervisor
-from sev_agent.hypervisor.errors import define_failure, operation_failure
+from sev_agent.hypervisor.errors import define_failure, operation_failure, stuck
 from sev_agent.hypervisor.launch_failures import start_failure
 from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey, survey_of
 
@@ -18,6 +20,9 @@ __all__ = ["DomainState", "Domains", "Guest"]
 T = TypeVar("T")
 
 _UNDEFINE_ANYWHERE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+
+_START_SECONDS = 30.0
+_POLL_SECONDS = 0.2
 
 _TEST_DRIVER = "TEST"
 """libvirt's in-process driver; it knows neither NVRAM nor checkpoints."""
@@ -70,7 +75,19 @@ class Domains:
 
     async def state(self, uuid: UUID) -> DomainState | None:
         """Its state, or None where libvirt knows no such domain."""
-        return await self._look("look at", uuid, lambda domain: state_of(domain.state()[0]), missing=None)
+        return await self._look("look at", uuid, _state, missing=None)
+
+    async def runs(self, uuid: UUID) -> bool:
+        """Whether its guest runs; a start that libvirt carries out is waited for, as it may outlive who asked for it.
+
+        Raises ``HypervisorError`` for one that does not come to an end.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while (state := await self.state(uuid)) is DomainState.STARTING:
+            if time.monotonic() > deadline:
+                raise stuck(uuid, f"its start has not ended for {_START_SECONDS:g} s")
+            await asyncio.sleep(_POLL_SECONDS)
+        return state is not None and state.is_active
 
     async def is_managed(self, uuid: UUID) -> bool:
         """Whether libvirt knows the domain, and this agent built it."""
@@ -133,6 +150,10 @@ def _on_domain(
         raise operation_failure(operation, uuid, error) from error
 
 
+def _state(domain: libvirt.virDomain) -> DomainState:
+    return state_of(*domain.state())
+
+
 def _define(connection: libvirt.virConnect, xml: str) -> libvirt.virDomain:
     try:
         # Without validation libvirt drops what it does not know, without a word.
@@ -145,7 +166,7 @@ def _start(domain: libvirt.virDomain) -> bool:
     try:
         domain.create()
     except libvirt.libvirtError as error:
-        if domain.isActive():
+        if _state(domain).is_active:
             return False
         raise start_failure(domain.name(), error) from error
     return True

@@ -80,8 +80,22 @@ def operation_failure(operation: str, name: object, error: libvirt.libvirtError)
     """The error for any other ``operation`` on the domain ``name``."""
     if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
         return DomainNotFound(f"cannot {operation} domain {name}: libvirt does not know it")
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        return stuck(name, f"cannot {operation} it: {text_of(error)}")
     return HypervisorError(
         f"cannot {operation} domain {name}: {text_of(error)}", remedy="look into the journal of libvirtd and retry"
+    )
+
+
+def stuck(name: object, what: str) -> HypervisorError:
+    """The error for a domain whose lock libvirt does not give: another operation has it, or a libvirtd that was killed.
+
+    What a killed libvirtd had begun is in its file of the running domain, which the next one believes (tried, 11.3).
+    """
+    return HypervisorError(
+        f"domain {name}: {what}",
+        remedy="wait for what else works on the domain; if nothing does, stop libvirtd, remove the domain's file below"
+        " /run/libvirt/qemu if that says pid='0', and start libvirtd",
     )
 
 

@@ -16,9 +16,15 @@ from sev_agent.sev.generation import Generation
 
 
 class DomainState(StrEnum):
-    """libvirt's states; ``NOSTATE`` is what a driver says that does not know."""
+    """libvirt's states; ``NOSTATE`` is what a driver says that does not know.
+
+    ``STARTING`` is told apart from ``PAUSED`` here: libvirt's operation is not over, and no guest runs yet. A libvirtd
+    that is killed in it, before it has noted QEMU's pid, keeps the domain in this state for ever, and answers nothing
+    more that needs the domain's lock (tried with 11.3).
+    """
 
     NOSTATE = "nostate"
+    STARTING = "starting"
     RUNNING = "running"
     BLOCKED = "blocked"
     PAUSED = "paused"
@@ -30,13 +36,17 @@ class DomainState(StrEnum):
     @property
     def is_active(self) -> bool:
         """Whether the domain has a QEMU process, and with it memory and, if encrypted, a slot."""
-        return self not in {DomainState.SHUTOFF, DomainState.CRASHED}
+        return self not in {DomainState.SHUTOFF, DomainState.CRASHED, DomainState.STARTING}
 
 
-_STATES = {getattr(libvirt, f"VIR_DOMAIN_{state.name}"): state for state in DomainState}
+_STATES = {
+    getattr(libvirt, f"VIR_DOMAIN_{state.name}"): state for state in DomainState if state is not DomainState.STARTING
+}
 
 
-def state_of(number: int) -> DomainState:
+def state_of(number: int, reason: int) -> DomainState:
+    if (number, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP):
+        return DomainState.STARTING
     return _STATES.get(number, DomainState.NOSTATE)
 
 
@@ -70,8 +80,7 @@ class Survey:
 
 def survey(connection: libvirt.virConnect, *, known: Mapping[UUID, Facts]) -> Survey:
     """All domains."""
-    listed = _list(connection)
-    return _survey(((domain, stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)) for domain, stats in listed), known)
+    return _survey(((domain, _listed_state(stats)) for domain, stats in _list(connection)), known)
 
 
 def survey_of(connection: libvirt.virConnect, *, uuids: Iterable[UUID], known: Mapping[UUID, Facts]) -> Survey:
@@ -79,14 +88,18 @@ def survey_of(connection: libvirt.virConnect, *, uuids: Iterable[UUID], known: M
     return _survey((found for uuid in uuids if (found := _find(connection, uuid)) is not None), known)
 
 
-def _survey(domains: Iterable[tuple[libvirt.virDomain, int]], known: Mapping[UUID, Facts]) -> Survey:
+def _listed_state(stats: Mapping[str, Any]) -> DomainState:
+    return state_of(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE), stats.get("state.reason", 0))
+
+
+def _survey(domains: Iterable[tuple[libvirt.virDomain, DomainState]], known: Mapping[UUID, Facts]) -> Survey:
     guests: list[Guest] = []
     learnt: dict[UUID, Facts] = {}
     for domain, state in domains:
         uuid = UUID(bytes=domain.UUID())
         facts = known.get(uuid)
         if facts is None:
-            facts, is_certain = _read(domain)
+            facts, is_certain = _read(domain, state)
             if facts is None:
                 continue
             if is_certain:
@@ -95,7 +108,7 @@ def _survey(domains: Iterable[tuple[libvirt.virDomain, int]], known: Mapping[UUI
             Guest(
                 uuid=uuid,
                 name=domain.name(),
-                state=state_of(state),
+                state=state,
                 generation=facts.generation,
                 metadata=facts.metadata,
                 vcpus=facts.vcpus,
@@ -115,23 +128,26 @@ def _list(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, dict[
         ) from error
 
 
-def _find(connection: libvirt.virConnect, uuid: UUID) -> tuple[libvirt.virDomain, int] | None:
+def _find(connection: libvirt.virConnect, uuid: UUID) -> tuple[libvirt.virDomain, DomainState] | None:
     try:
         domain = connection.lookupByUUID(uuid.bytes)
-        return domain, domain.state()[0]
+        return domain, state_of(*domain.state())
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise operation_failure("look at", uuid, error) from error
 
 
-def _read(domain: libvirt.virDomain) -> tuple[Facts | None, bool]:
+def _read(domain: libvirt.virDomain, state: DomainState) -> tuple[Facts | None, bool]:
     """What is known of ``domain``, and whether that may be kept. None if it vanished after it was listed.
 
     libvirt gives no XML while an operation on the domain holds its lock: a start of minutes, a reset of a hung guest.
-    Then what this agent wrote into the domain stands in; a foreign domain is waited for, up to libvirt's 30 seconds.
+    Then what this agent wrote into the domain stands in; a foreign domain is waited for, up to libvirt's 30 seconds,
+    but for one that is being started: its event tells when it has been.
     """
     try:
+        if state is DomainState.STARTING:
+            return claim_of(domain), False
         if _is_busy(domain) and (claim := claim_of(domain)) is not None:
             return claim, False
         return read_facts(domain.XMLDesc()), True

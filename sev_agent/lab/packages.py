@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from sev_agent.lab import apt_source
 from sev_agent.lab.service import LabError
@@ -34,6 +35,8 @@ _POLICY_TEXT = f"#!/bin/sh\n{_POLICY_MARK}\nexit 101\n"
 
 _INSTALL_TIMEOUT = 1800
 _QUERY_TIMEOUT = 60
+_LOCK_INTERVAL = 0.2
+_MAX_HOLDER = 20
 _KEPT_LINES = 20
 # All parts of these source packages move together, also those that are installed already: they depend on each other's
 # very version. Everything else stays as the distribution has it, which apt-get's own --target-release would not do.
@@ -78,8 +81,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, Package("systemd"), Package("cpio"), Package("grub-common"))
-"""What the tests need: the lab's, and the programs that check units, users, directories, archives and boot lines."""
+TESTS = (*LAB, *(Package(name) for name in ("systemd", "cpio", "grub-common", "postgresql")))
+"""What the tests need: the lab's, programs that check units, users, archives, boot lines, and the API's database."""
 
 
 class PackagesError(LabError):
@@ -129,7 +132,7 @@ def install(purpose: str = "all", *, say: Say) -> list[str]:
         raise PackagesError(
             f"these packages are missing: {_names(absent)}", remedy="run this as root, or install them by hand"
         )
-    with _alone(), _no_services_start(POLICY):
+    with _alone(_LOCK, say), _no_services_start(POLICY):
         if codename == "bookworm":
             _add_backports(APT, codename, say)
         say(f"installing with apt-get: {_names(absent)}")
@@ -231,12 +234,38 @@ def _no_services_start(policy: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Wait until no other lab installs: the first to end would remove the policy under the second."""
-    _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _alone(lock: Path, say: Say, *, patience: float = _INSTALL_TIMEOUT) -> Iterator[None]:
+    """Wait until no other lab installs: the first to end would remove the policy under the second.
+
+    Raises ``PackagesError`` that names the other one where it takes longer than ``patience`` seconds.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        deadline, told = time.monotonic() + patience, False
+        while not _taken(file):
+            file.seek(0)
+            holder = file.read(_MAX_HOLDER).strip() or "of unknown number"
+            if time.monotonic() > deadline:
+                raise PackagesError(
+                    f"process {holder} has been installing packages for a lab for {patience:g} s, and holds {lock}",
+                    remedy="wait for it, or end it if it hangs, then try again",
+                )
+            if not told:
+                say(f"waiting for process {holder}, which installs packages for another lab")
+                told = True
+            time.sleep(_LOCK_INTERVAL)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield
+
+
+def _taken(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _disable_network_units(installed: Sequence[Package]) -> None:

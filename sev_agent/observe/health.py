@@ -19,10 +19,18 @@ class Dependency(StrEnum):
     WORK_QUEUE = "work_queue"
     DATABASE = "database"
     KEYSTONE = "keystone"
+    GLANCE = "glance"
 
 
-OF_A_HOST = (Dependency.LIBVIRT, Dependency.BROKER, Dependency.PLACEMENT, Dependency.WORK_QUEUE)
-"""What the host daemon leans on."""
+OF_A_HOST = (
+    Dependency.LIBVIRT,
+    Dependency.BROKER,
+    Dependency.PLACEMENT,
+    Dependency.WORK_QUEUE,
+    Dependency.KEYSTONE,
+    Dependency.GLANCE,
+)
+"""What the host daemon leans on; where it sends no token, Keystone is not among it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class _Images(BaseModel):
 _NAMED_AT_MOST = 20
 """Images of one name that are looked at: enough to say that it is ambiguous."""
 
+
 _GLANCES_OWN = frozenset({"created_at", "updated_at", "direct_url", "self", "file", "schema", "stores"})
 """String fields of an answer that say nothing about the guest."""
 
@@ -115,6 +116,11 @@ class Glance:
         self._client = ServiceClient(
             session, identity, name="glance", service_type="image", settings=settings, on_request=on_request
         )
+
+    async def check(self) -> None:
+        """Have Glance look into its database. Raises what any request raises."""
+        answer = await self._client.request("GET", _IMAGES, params={"limit": "1"}, accepted={200})
+        answer.parse(_Images)
 
     async def get_image(self, image_id: UUID) -> Image:
         """Raises ``ImageNotFound``."""

@@ -146,6 +146,22 @@ class KeystoneIdentity:
         if self._current is not None and self._current.token == token:
             self._current = None
 
+    async def check(self) -> None:
+        """Have Keystone look at the token in use; one that it knows no more is renewed. Raises as the class."""
+        session = await self._session()
+        headers = {"X-Auth-Token": session.token, _TOKEN_HEADER: session.token}
+        limits = aiohttp.ClientTimeout(total=self._auth.timeout)
+        async with self._exchange.open("GET", self._url, headers=headers, limits=limits) as opened:
+            response = await self._exchange.read(opened)
+        match response.status:
+            case 200:
+                response.parse(_TokenAnswer)
+            case 401 | 404:
+                self.invalidate(session.token)
+                await self._session()
+            case _:
+                raise self._refusal(response)
+
     async def endpoint(self, service_type: str) -> str:
         session = await self._session()
         try:
@@ -246,7 +262,7 @@ class KeystoneIdentity:
                 message = f"answered {response.status}: {response.excerpt}"
                 return ServiceUnavailable(message, service=_KEYSTONE, url=self._url)
             case status:
-                return response.bad(f"answered {status} to a request for a token: {response.excerpt}")
+                return response.bad(f"answered {status} to a request about a token: {response.excerpt}")
 
     def _find(self, session: _Session, service_type: str) -> str:
         interface, region = self._auth.interface, self._auth.region_name

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from sev_agent.observe.health import OF_A_HOST
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.waiting import eventually
@@ -21,11 +22,11 @@ async def test_healthz(agent: AgentProcess) -> None:
 
 
 async def test_readyz_names_every_dependency(agent: AgentProcess) -> None:
-    """/readyz says yes, and tells of libvirt, broker and Placement since when they are up."""
+    """/readyz says yes, and tells of each since when it is up."""
     status, text = await agent.get("/readyz")
     answer = json.loads(text)
     assert (status, answer["ready"]) == (200, True)
-    assert set(answer["dependencies"]) == {"libvirt", "broker", "placement"}
+    assert set(answer["dependencies"]) == set(OF_A_HOST)
     assert all(each["up"] and each["since"] for each in answer["dependencies"].values())
 
 
@@ -86,7 +87,7 @@ async def test_metrics_of_builds(agent: AgentProcess, cloud: Cloud) -> None:
     assert counted("sev_agent_builds_total", outcome="active") == 1
     assert counted("sev_agent_builds_total", outcome="error", code="image.not_found") == 1
     assert counted("sev_agent_build_seconds_count") == 1
-    assert after.labels("sev_agent_build_step_seconds_count", "step") == STEPS
+    assert after.labels("sev_agent_build_step_seconds_count", "step") >= STEPS
     assert counted("sev_agent_build_step_seconds_count", step="start") == 1
     assert counted("sev_agent_build_step_seconds_sum", step="start") > 0
 
@@ -96,6 +97,6 @@ async def test_metrics_of_reconciliations_and_dependencies(agent: AgentProcess) 
     metrics = await agent.metrics()
     assert metrics("sev_agent_reconciliations_total") >= 1
     assert metrics("sev_agent_last_reconciliation_timestamp_seconds") > 0
-    assert metrics.labels("sev_agent_dependency_up", "dependency") == {"libvirt", "broker", "placement"}
-    assert metrics("sev_agent_dependency_up") == 3
+    assert metrics.labels("sev_agent_dependency_up", "dependency") == set(OF_A_HOST)
+    assert metrics("sev_agent_dependency_up") == len(OF_A_HOST)
     assert metrics("sev_agent_ready") == 1

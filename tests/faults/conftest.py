@@ -1,6 +1,8 @@
 """A lab whose every service can be made to fail, the daemon that leans on them, and the count of what was tried."""
 
 import asyncio
+import os
+import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,15 +23,25 @@ from tests.faults.tally import TALLY, Tally
 
 SLOTS = 6
 _LOG_LINES = 80
+_SEED_VARIABLE = "SEV_AGENT_FAULTS_SEED"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TALLY] = Tally()
+    given = os.environ.get(_SEED_VARIABLE)
+    config.stash[TALLY] = Tally(seed=int(given) if given else random.randrange(2**32))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     terminalreporter.write_sep("-", "faults")
-    terminalreporter.write_line(config.stash[TALLY].line())
+    tally = config.stash[TALLY]
+    terminalreporter.write_line(tally.line())
+    terminalreporter.write_line(f"chance followed {_SEED_VARIABLE}={tally.seed}")
+
+
+@pytest.fixture(scope="session")
+def fault_seed(tally: Tally) -> int:
+    """What all chance here follows from: ``SEV_AGENT_FAULTS_SEED``, or a new one for each run; it is printed."""
+    return tally.seed
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +97,13 @@ class World:
     proxies: Between
     services: Services
     tally: Tally
+    name: str = ""
     asked: dict[UUID, set[str]] = field(default_factory=dict)
 
     @property
     def usual(self) -> dict[str, str]:
-        """The daemon's settings here: all its connections go through the proxies."""
-        return self.proxies.settings(self.cloud.lab)
+        """The daemon's settings here: all its connections go through the proxies; blank guests never shut down."""
+        return {**self.proxies.settings(self.cloud.lab), "builds__guest_shutdown_timeout": "1"}
 
     async def start(self, **settings: Any) -> None:
         """Start the daemon, and wait until it takes work."""
@@ -110,6 +123,17 @@ class World:
         if self.agent.is_running:
             assert await self.agent.stop() == 0
         await self.start(**settings)
+
+    async def have(self, **settings: Any) -> None:
+        """Have a daemon with ``settings`` beside the usual ones: this one, or another."""
+        if self.agent.has({**self.usual, **settings}):
+            await self.works()
+        else:
+            await self.restart(**settings)
+
+    def note(self) -> None:
+        """Count a fault that was brought about."""
+        self.tally.faults.append(self.name)
 
     def request(self, **changes: Any) -> dict[str, Any]:
         """A good request of a guest with a tap device."""
@@ -139,6 +163,11 @@ class World:
             self.asked[uuid] = {"deleted"}
             await self.cloud.cast("terminate_instance", instance_uuid=str(uuid))
 
+    async def power(self, method: str, uuid: UUID, state: str, **arguments: str) -> None:
+        """Ask for a change after which the guest should be in ``state``."""
+        self.asked[uuid] = {state}
+        await self.cloud.cast(method, instance_uuid=str(uuid), **arguments)
+
     async def heal(self) -> None:
         """End every fault, and wait until the daemon takes work."""
         self.proxies.heal()
@@ -156,11 +185,13 @@ class World:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def world(cloud: Cloud, proxies: Between, services: Services, tally: Tally) -> AsyncIterator[World]:
-    """A lab that is well, and a daemon with its usual settings that is ready. All ends as it began, the guests too."""
-    world = World(cloud=cloud, agent=cloud.agent, proxies=proxies, services=services, tally=tally)
-    if world.agent.is_running and not world.agent.has(world.usual):
-        assert await world.agent.stop() == 0
+async def world(
+    cloud: Cloud, proxies: Between, services: Services, tally: Tally, request: pytest.FixtureRequest
+) -> AsyncIterator[World]:
+    """A lab that is well, with a daemon that is ready. At the end all is well again, and no guest is left."""
+    world = World(
+        cloud=cloud, agent=cloud.agent, proxies=proxies, services=services, tally=tally, name=request.node.name
+    )
     await world.heal()
     world.agent.forget_log()
     yield world

@@ -150,7 +150,7 @@ def _files(cloud: Cloud, kept: Collection[UUID]) -> Iterable[str]:
         owned = {getattr(paths, name).name for name in _OWNED_FILES} if uuid in kept else set()
         if uuid in kept and (missing := owned - names):
             yield f"{directory} lacks {sorted(missing)}"
-        if left := names - owned:
+        if left := names - owned - ({paths.kernel.name} if uuid in kept else set()):
             yield f"{directory} still has {sorted(left)}"
     for path in cloud.images_dir.glob(f"{INCOMING_PREFIX}*"):
         yield f"{path} is half an image"

@@ -1,5 +1,7 @@
 """What the daemon leans on, in the hands of a test: stopped, killed, started, cut off, made to hang or to lie."""
 
+import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -7,9 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from sev_agent.lab import processes
 from sev_agent.lab.cloud import Lab
+from sev_agent.lab.processes import MarkedProcess
+from sev_agent.lab.service import GUESTS
 from tests.e2e.cloud import Cloud
 from tests.proxy import Proxy
 
@@ -93,6 +99,8 @@ class Services:
 
     async def start(self, service: Leaned) -> None:
         """Start it, and return when it is ready; harmless where it is."""
+        if service is Leaned.LIBVIRT and not await self._processes(service):
+            await asyncio.to_thread(self._forget_half_starts)
         await self.cloud.supervisor.start(self.cloud.service(self._names[service]))
 
     async def heal(self) -> None:
@@ -100,6 +108,31 @@ class Services:
             await self.thaw(service)
         for service in Leaned:
             await self.start(service)
+
+    def half_started(self) -> list[Path]:
+        """The files of domains that a killed libvirtd was starting: it had not noted their pid yet."""
+        files = (self.cloud.host.directory / "run/qemu").glob("*.xml")
+        return [path for path in files if " pid='0'>" in path.read_text()]
+
+    def _forget_half_starts(self) -> None:
+        """Do what only root on the host can do for a domain that a killed libvirtd was starting; blocks shortly.
+
+        The next libvirtd would believe for ever that it is still being started (tried with 11.3).
+        """
+        for path in self.half_started():
+            path.unlink()
+            for process in processes.find(self.cloud.lab.directory, GUESTS):
+                if f"guest={path.stem}," in process.command:
+                    _send(process, signal.SIGKILL)
+
+    async def _processes(self, service: Leaned) -> list[MarkedProcess]:
+        # libvirtd's first parent collects the guests that end: on a real host that is init, which does not fail.
+        marked = await self.cloud.supervisor.marked(self._names[service])
+        return [process for process in marked if not process.command.startswith("tini ")]
+
+    async def _signal(self, service: Leaned, number: signal.Signals) -> None:
+        for process in await self._processes(service):
+            _send(process, number)
 
     @cached_property
     def _names(self) -> dict[Leaned, str]:
@@ -111,13 +144,11 @@ class Services:
             Leaned.GLANCE: "glance",
         }
 
-    async def _signal(self, service: Leaned, number: signal.Signals) -> None:
-        for process in await self.cloud.supervisor.marked(self._names[service]):
-            # libvirtd's first parent collects the guests that end: on a real host that is init, which does not fail.
-            if process.command.startswith("tini "):
-                continue
-            descriptor = os.pidfd_open(process.pid)
-            try:
-                signal.pidfd_send_signal(descriptor, number)
-            finally:
-                os.close(descriptor)
+
+def _send(process: MarkedProcess, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)

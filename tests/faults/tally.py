@@ -9,6 +9,7 @@ import pytest
 class Tally:
     """What was done in this run: names of crash points reached, descriptions of faults; checks that held."""
 
+    seed: int
     crash_points: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     operations: int = 0

@@ -87,6 +87,15 @@ async def new_image(stage: Stage, scratch: Path) -> Told:
     return await _building(stage, image__id=str(image))
 
 
+async def own_kernel(stage: Stage, scratch: Path) -> Told:
+    """A build whose image names a kernel, which is fetched for this guest alone."""
+    await stage.ready_to_die()
+    (scratch / "kernel").write_bytes(bytes(16_384))
+    kernel = await stage.cloud.upload(scratch / "kernel", disk_format="raw")
+    image = await stage.cloud.upload(make_qcow2(scratch / "new.qcow2"), kernel_id=str(kernel))
+    return await _building(stage, image__id=str(image))
+
+
 async def unheard(stage: Stage, scratch: Path) -> Told:
     """A build while the broker takes nothing, so that its notifications have to be kept."""
     await stage.ready_to_die()
@@ -277,6 +286,7 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
         *((P.DURABLE_AFTER_RENAME, passes) for passes in (1, 5)),
     ),
     new_image: (P.IMAGE_AFTER_DOWNLOAD, P.IMAGE_BEFORE_PUBLISH, P.IMAGE_AFTER_PUBLISH),
+    own_kernel: (P.BUILD_BEFORE_KERNEL, P.BUILD_AFTER_KERNEL, P.IMAGE_BEFORE_PUBLISH, (P.IMAGE_BEFORE_PUBLISH, 2)),
     unheard: (P.OUTBOX_BEFORE_COMMIT, P.OUTBOX_AFTER_COMMIT),
     fail: (
         P.FAIL_BEFORE_SAVE,

@@ -19,13 +19,12 @@ from pathlib import Path
 import pytest
 
 from sev_agent.cli.run import CONFIG_FAULT
-from sev_agent.config import AgentConfig, BuildsSection, HostSection, SchedulerSection, variables
+from sev_agent.config import AgentConfig, ApiSection, BuildsSection, HostSection, SchedulerSection, variables
 from sev_agent.hypervisor.event_loop import _STUCK_AFTER
 from sev_agent.service import WATCHDOG_FRACTION
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 UNIT = "sev-agent.service"
-SCHEDULER_UNIT = "sev-agent-scheduler.service"
 MAX_EXPOSURE = 20
 """In tenths, as systemd-analyze's threshold counts; it calls up to 4.4 "OK"."""
 
@@ -118,29 +117,39 @@ class TestUnit:
         assert float(overall[1]) <= MAX_EXPOSURE / 10
 
 
-class TestScheduler:
-    def test_is_clean(self, root: Path) -> None:
-        """``systemd-analyze verify`` finds nothing to say about the scheduler's unit, and its stop has time enough."""
-        shutil.copy(SHIPPED / SCHEDULER_UNIT, root / "etc/systemd/system")
-        result = _verify(root, SCHEDULER_UNIT)
-        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-        (stop,) = _settings(SCHEDULER_UNIT)["Service"]["TimeoutStopSec"]
-        assert int(stop) >= SchedulerSection(name="any").stop_timeout + STOP_MARGIN
+STOPS = {
+    "sev-agent-scheduler": SchedulerSection(name="any").stop_timeout,
+    "sev-agent-api": ApiSection().stop_timeout,
+}
+"""The services that need nothing of the host, and the seconds that their stop may take by their configuration."""
 
-    def test_exposure_is_low(self, root: Path) -> None:
+
+@pytest.mark.parametrize("name", STOPS)
+class TestServices:
+    def test_is_clean(self, root: Path, name: str) -> None:
+        """``systemd-analyze verify`` finds nothing to say about the unit, and its stop has time enough."""
+        unit = f"{name}.service"
+        shutil.copy(SHIPPED / unit, root / "etc/systemd/system")
+        result = _verify(root, unit)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        (stop,) = _settings(unit)["Service"]["TimeoutStopSec"]
+        assert int(stop) >= STOPS[name] + STOP_MARGIN
+
+    def test_exposure_is_low(self, root: Path, name: str) -> None:
         """``systemd-analyze security`` puts the exposure below the bound."""
-        shutil.copy(SHIPPED / SCHEDULER_UNIT, root / "etc/systemd/system")
+        unit = f"{name}.service"
+        shutil.copy(SHIPPED / unit, root / "etc/systemd/system")
         options = ["--offline=yes", f"--root={root}", "--no-pager", f"--threshold={MAX_EXPOSURE}"]
-        argv = ["systemd-analyze", "security", *options, SCHEDULER_UNIT]
+        argv = ["systemd-analyze", "security", *options, unit]
         result = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stdout
 
-    def test_user_is_made(self, root: Path) -> None:
+    def test_user_is_made(self, root: Path, name: str) -> None:
         """``systemd-sysusers`` makes the user that the unit names."""
         (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
         (root / "etc/group").write_text("root:x:0:\n")
-        _run("systemd-sysusers", f"--root={root}", str(SHIPPED / "sev-agent-scheduler.sysusers"))
-        (user,) = _settings(SCHEDULER_UNIT)["Service"]["User"]
+        _run("systemd-sysusers", f"--root={root}", str(SHIPPED / f"{name}.sysusers"))
+        (user,) = _settings(f"{name}.service")["Service"]["User"]
         assert f"\n{user}:" in (root / "etc/passwd").read_text()
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from sev_agent.domain.firmware import FirmwareWanted, FlashBuild, MemoryBuild, NoFirmware, choose_firmware
+from sev_agent.domain.firmware import FirmwareWanted, FlashBuild, MemoryBuild, judge_firmware, remedy_of
 from sev_agent.host.check import Check, Finding, judged
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
@@ -15,19 +15,30 @@ DIRECTORIES = ("etc/qemu/firmware", "usr/share/qemu/firmware")
 
 def look(generation: Generation, evidence: Evidence) -> Finding:
     directories = evidence.firmware_dirs or tuple(evidence.files.root / directory for directory in DIRECTORIES)
-    expected = f"a descriptor with feature {generation.value}, and its files"
-    source = ", ".join(map(str, directories))
-    remedy = f"install OVMF with {generation.value} (Debian: ovmf, from backports if it lacks it; RHEL: edk2-ovmf)"
-    try:
-        choice = choose_firmware(descriptors(directories), FirmwareWanted(generation=generation))
-    except NoFirmware as error:
-        return judged(passed=False, expected=expected, found=error.message, source=source, remedy=remedy)
-    missing = [str(path) for path in _parts(choice.build) if not _exists(evidence, path)]
+    found = descriptors(directories)
+    expected = f"firmware with feature {generation.value}, and its files"
+    remedy = (
+        f"{remedy_of(generation)}; 'sev-agent firmware --generation {generation.value}' tells of each that is there"
+    )
+    # Some builds are for guests without firmware variables only, which their image must say.
+    for asks_stateless in (False, True):
+        candidates, chosen = judge_firmware(found, FirmwareWanted(generation=generation, asks_stateless=asks_stateless))
+        if chosen is not None:
+            break
+    else:
+        count = f"none of {len(candidates)} descriptors fits" if candidates else "there is no descriptor"
+        source = ", ".join(map(str, directories))
+        return judged(passed=False, expected=expected, found=count, source=source, remedy=remedy)
+    descriptor, build = chosen
+    missing = [str(path) for path in _parts(build) if not _exists(evidence, path)]
+    limited = asks_stateless and generation is not Generation.SEV_SNP
     return judged(
         passed=not missing,
         expected=expected,
-        found=f"{', '.join(missing)} is absent" if missing else str(choice.code),
-        source=str(choice.descriptor),
+        found=f"{', '.join(missing)} is absent"
+        if missing
+        else f"{build.code}{', for images with hw_firmware_stateless=true only' if limited else ''}",
+        source=str(descriptor),
         remedy=remedy,
     )
 

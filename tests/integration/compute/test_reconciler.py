@@ -102,6 +102,17 @@ async def test_by_itself(start: Start) -> None:
     await soon(run.succeeded.get())
 
 
+async def test_clock_is_set_back(start: Start) -> None:
+    """A clock that is set back by a day does not silence it for a day: the rhythm goes on."""
+    run = start(1)
+    await soon(run.succeeded.get())
+    # To the scheduler it is the same whether the clock goes back or what it waits for goes forward.
+    run.reconciler._scheduler.modify_job("reconcile", next_run_time=datetime.now(UTC) + timedelta(days=1))
+
+    for _ in range(3):
+        await soon(run.succeeded.get())
+
+
 async def test_difference_is_counted(host: CountingHost, start: Start) -> None:
     """A guest that is found running is a difference, and told in the metrics."""
     run = start(3600)

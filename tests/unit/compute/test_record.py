@@ -358,3 +358,9 @@ def test_states(state: State, *, unfinished: bool, files: bool) -> None:
     assert state.is_unfinished is unfinished
     assert state.has_files is files
     assert Record.accept(instance(), "req").with_(state=state).state is state
+
+
+def test_clock_is_set_back() -> None:
+    """A later change has the later time, also where the clock was set back between the two."""
+    ahead = record().model_copy(update={"updated_at": datetime.now(UTC) + timedelta(days=1)})
+    assert ahead.with_(state=State.ACTIVE).updated_at > ahead.updated_at

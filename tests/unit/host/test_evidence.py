@@ -89,6 +89,14 @@ def test_what_cannot_be_read_is_a_finding(error: OSError, tmp_path: Path) -> Non
         assert result.outcome is Outcome.FAILED
 
 
+def test_firmware_for_stateless_images_counts(tmp_path: Path) -> None:
+    """Guests of SEV-ES can run, and it is told which images they need."""
+    report = judge(unpack(without("third-generation", "usr/share/qemu/firmware/60-"), tmp_path))
+    assert report.is_ready(Generation.SEV_ES)
+    found = next(result.finding.found for result in report.results if result.check.name == "ovmf.sev_es")
+    assert found == "/usr/share/OVMF/OVMF.amdsev.fd, for images with hw_firmware_stateless=true only"
+
+
 def test_a_backported_feature_counts(tmp_path: Path) -> None:
     """Distributions put SEV-SNP into older kernels: the module that has the parameter knows it."""
     files = contents("fourth-generation")

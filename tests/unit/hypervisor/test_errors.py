@@ -1,7 +1,7 @@
 import libvirt  # noqa: TID251 - the tests of the package that may
 import pytest
 
-from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, define_failure
+from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, define_failure, operation_failure
 
 
 def libvirt_error(text: str, code: int = libvirt.VIR_ERR_INTERNAL_ERROR) -> libvirt.libvirtError:
@@ -27,3 +27,12 @@ def test_a_refused_definition_is_final_unless_the_host_is_at_fault(code: int, re
     assert error.retryable is retryable
     assert isinstance(error, DefineRefused) is not retryable
     assert error.remedy
+
+
+def test_domain_that_libvirt_lost() -> None:
+    """A lock that libvirt does not give is told with the way out that its own files leave."""
+    lost = libvirt_error("cannot acquire state change lock", libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    error = operation_failure("destroy", "one", lost)
+    assert error.retryable
+    assert "state change lock" in error.message
+    assert "/run/libvirt/qemu" in (error.remedy or "")

@@ -1,7 +1,7 @@
 import libvirt  # noqa: TID251 - the tests of the package that may
 
 from sev_agent.hypervisor.events import Lifecycle, LifecycleNames
-from sev_agent.hypervisor.survey import _STATES, DomainState
+from sev_agent.hypervisor.survey import _STATES, DomainState, state_of
 
 
 def test_knows_every_event_that_libvirt_can_send() -> None:
@@ -39,5 +39,13 @@ def test_tolerates_what_a_newer_libvirt_may_send() -> None:
 
 def test_knows_every_state_of_a_domain() -> None:
     """Each of libvirt's states has its own name."""
-    assert set(_STATES.values()) == set(DomainState)
+    assert set(_STATES.values()) == set(DomainState) - {DomainState.STARTING}
+
+
+def test_domain_that_is_being_started_does_not_run() -> None:
+    """While libvirt starts a domain it calls it paused, and no guest runs yet."""
+    starting = state_of(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    paused = state_of(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
+    assert (starting, starting.is_active) == (DomainState.STARTING, False)
+    assert (paused, paused.is_active) == (DomainState.PAUSED, True)
     assert sorted(_STATES) == list(range(libvirt.VIR_DOMAIN_PMSUSPENDED + 1))

@@ -128,3 +128,19 @@ def test_it_runs_without_any_package_of_pythons() -> None:
         [sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True, cwd=Path.cwd()
     )
     assert int(done.stdout) > 10
+
+
+def test_one_installs_at_a_time(tmp_path: Path) -> None:
+    """A second lab waits, and says for which process; after its patience it gives up and names it."""
+    lock, told = tmp_path / "run/packages.lock", list[str]()
+
+    with packages._alone(lock, told.append):
+        assert lock.read_text() == f"{os.getpid()}\n"
+        with (
+            pytest.raises(PackagesError, match=f"process {os.getpid()} has been installing"),
+            packages._alone(lock, told.append, patience=0.3),
+        ):
+            pytest.fail("both install")
+    assert told == [f"waiting for process {os.getpid()}, which installs packages for another lab"]
+    with packages._alone(lock, told.append, patience=0):
+        pass

@@ -11,8 +11,8 @@ def test_at_start() -> None:
 
     assert not health.is_ready
     assert health.summary == (
-        "not ready: libvirt: not connected yet; broker: not connected yet; placement: not connected yet; "
-        "work_queue: not connected yet"
+        "not ready: libvirt: not connected yet; broker: not connected yet; placement: not connected yet;"
+        " work_queue: not connected yet; keystone: not connected yet; glance: not connected yet"
     )
 
 

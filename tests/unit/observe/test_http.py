@@ -81,6 +81,8 @@ async def test_readyz(daemon: Daemon, session: aiohttp.ClientSession) -> None:
         "broker": (False, "not connected yet"),
         "placement": (False, "placement at http://p cannot be talked to"),
         "work_queue": (False, "not connected yet"),
+        "keystone": (False, "not connected yet"),
+        "glance": (False, "not connected yet"),
     }
     assert all(found["since"].endswith("+00:00") for found in body["dependencies"].values())
 

@@ -33,6 +33,7 @@ class Keystone:
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.revoked: set[str] = set()
         self.status = 201
         self.life = 3600.0
         self.delay = 0.0
@@ -50,6 +51,8 @@ class Keystone:
 
     async def answer(self, request: web.Request) -> web.Response:
         assert request.path == "/v3/auth/tokens"
+        if request.method == "GET":
+            return self._validation(request)
         self.requests.append(await request.json())
         number = len(self.requests)
         await asyncio.sleep(self.delay)
@@ -61,6 +64,15 @@ class Keystone:
         body = {"token": token} if self.body is None else self.body
         headers = {"X-Subject-Token": f"token-{number}"} if self.headers else {}
         return web.json_response(body, status=self.status, headers=headers)
+
+    def _validation(self, request: web.Request) -> web.Response:
+        assert request.headers["X-Auth-Token"] == request.headers["X-Subject-Token"]
+        if self.status != 201:
+            return web.json_response({}, status=self.status)
+        if request.headers["X-Auth-Token"] in self.revoked:
+            return web.json_response({}, status=404)
+        token = {"issued_at": LONG_AGO.isoformat(), "expires_at": LONG_AGO.isoformat()}
+        return web.json_response({"token": token} if self.body is None else self.body)
 
 
 def service(kind: str, *endpoints: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +208,28 @@ async def test_only_the_refused_token_is_forgotten(identity: KeystoneIdentity) -
     assert await identity.token() == "token-2"
     identity.invalidate("token-1")
     assert await identity.token() == "token-2"
+
+
+async def test_check(identity: KeystoneIdentity, keystone: Keystone) -> None:
+    """A check keeps a token that Keystone knows, and renews one that it knows no more."""
+    await identity.check()
+    await identity.check()
+    assert await identity.token() == "token-1"
+    keystone.revoked.add("token-1")
+    await identity.check()
+    assert await identity.token() == "token-2"
+
+
+@pytest.mark.parametrize(("status", "body"), [(500, None), (201, {})], ids=["500", "nonsense"])
+async def test_check_that_fails(
+    identity: KeystoneIdentity, keystone: Keystone, status: int, body: dict[str, Any] | None
+) -> None:
+    """A check says what is wrong with Keystone, and a token that is good is kept."""
+    await identity.check()
+    keystone.status, keystone.body = status, body
+    with pytest.raises(ServiceUnavailable):
+        await identity.check()
+    assert await identity.token() == "token-1"
 
 
 async def test_bad_password(identity: KeystoneIdentity, keystone: Keystone) -> None:

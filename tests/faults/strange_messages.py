@@ -1,0 +1,112 @@
+"""Messages as a broken or hostile peer sends them: good ones that were spoiled, and bytes that never were one."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+Arguments = Mapping[str, Any]
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["", "\0", "../../etc/passwd", "<domain/>", "$(reboot)", "\ud800", "x" * 5000]),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=8,
+)
+
+
+def strange_bodies(count: int, number: int, templates: Mapping[str, Arguments]) -> list[bytes]:
+    """``count`` bodies for a work queue, the same for the same ``number``; ``templates`` are good calls by method."""
+    bodies: list[bytes] = []
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        database=None,
+        phases=[Phase.generate],
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(_bodies(templates))
+    def collect(body: bytes) -> None:
+        bodies.append(body)
+
+    # Hypothesis stops early where it thinks that it has seen everything of a branch.
+    while len(bodies) < count:
+        collect()
+        number += 1
+    return bodies[:count]
+
+
+def _bodies(templates: Mapping[str, Arguments]) -> st.SearchStrategy[bytes]:
+    good = st.sampled_from(sorted(templates)).map(lambda method: _message(method, templates[method]))
+    spoiled = st.tuples(good, st.lists(_spoilers(), min_size=1, max_size=3)).map(_apply)
+    whole = spoiled.map(_envelope)
+    return st.one_of(
+        whole,
+        whole,
+        whole,
+        st.tuples(whole, st.floats(0, 1)).map(lambda cut: cut[0][: int(len(cut[0]) * cut[1])]),
+        st.tuples(whole, st.floats(0, 0.999), st.integers(0, 255)).map(_flip),
+        _JSON.map(lambda value: json.dumps({"oslo.version": "2.0", "oslo.message": value}).encode()),
+        _JSON.map(lambda value: json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(value)}).encode()),
+        _JSON.map(lambda value: json.dumps(value).encode()),
+        st.binary(max_size=200),
+    )
+
+
+def _message(method: str, arguments: Arguments) -> dict[str, Any]:
+    return {"method": method, "args": copy.deepcopy(dict(arguments)), "version": "1.0", "_unique_id": uuid4().hex}
+
+
+Spoiler = Callable[[Any], Any]
+
+
+def _spoilers() -> st.SearchStrategy[tuple[int, Any, str]]:
+    """Which place of a document, what to put there, and how."""
+    return st.tuples(st.integers(0, 10_000), _JSON, st.sampled_from(["replace", "remove", "add", "rename"]))
+
+
+def _apply(spoiled: tuple[dict[str, Any], list[tuple[int, Any, str]]]) -> Any:
+    message, changes = copy.deepcopy(spoiled[0]), spoiled[1]
+    for place, value, how in changes:
+        holders = list(_places(message))
+        holder, key = holders[place % len(holders)]
+        match how:
+            case "replace":
+                holder[key] = value
+            case "remove":
+                del holder[key]
+            case "rename":
+                holder[f"{key}x"] = holder.pop(key)
+            case _:
+                holder[f"extra{place % 7}"] = value
+        if not message:
+            break
+    return message
+
+
+def _places(document: dict[str, Any]) -> Any:
+    for key, value in document.items():
+        yield document, key
+        if isinstance(value, dict):
+            yield from _places(value)
+
+
+def _envelope(message: Any) -> bytes:
+    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+
+
+def _flip(given: tuple[bytes, float, int]) -> bytes:
+    body, place, value = given
+    changed = bytearray(body)
+    changed[int(len(changed) * place)] = value
+    return bytes(changed)
