@@ -32,19 +32,31 @@ async def cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def es_cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
-    """The host with SEV-ES, its daemon ready."""
+async def es_host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     async with seen_from_outside(lab, tmp_path_factory.mktemp("image"), index=1) as cloud:
-        await cloud.agent.start()
         yield cloud
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def snp_cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
-    """The host with SEV-SNP, its daemon ready."""
+async def snp_host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     async with seen_from_outside(lab, tmp_path_factory.mktemp("image"), index=2) as cloud:
-        await cloud.agent.start()
         yield cloud
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def es_cloud(es_host: Cloud) -> AsyncIterator[Cloud]:
+    """The host with SEV-ES, its daemon ready; what a test leaves is deleted."""
+    await _usual(es_host.agent)
+    yield es_host
+    await _cleared(es_host)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def snp_cloud(snp_host: Cloud) -> AsyncIterator[Cloud]:
+    """The host with SEV-SNP, its daemon ready; what a test leaves is deleted."""
+    await _usual(snp_host.agent)
+    yield snp_host
+    await _cleared(snp_host)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -56,12 +68,16 @@ async def agent(cloud: Cloud) -> AsyncIterator[AgentProcess]:
     yield agent
     print("\n".join(agent.said().splitlines()[-_LOG_LINES:]))  # noqa: T201 - pytest shows it where a test failed
     await _usual(agent)
+    await _cleared(cloud)
+    await cloud.dead_letters()
+
+
+async def _cleared(cloud: Cloud) -> None:
     listed = [UUID(view["uuid"]) for view in await cloud.ask("list_instances")]
     for uuid in set(listed) - cloud.kept:
         await cloud.delete(uuid)
         assert await cloud.left(uuid) == []
     assert await cloud.domains() <= cloud.kept
-    await cloud.dead_letters()
 
 
 async def _usual(agent: AgentProcess) -> None:
