@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -49,10 +49,17 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Make the server hang, as a stuck machine does: it accepts connections, and answers none."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.killpg(self.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Each of its processes is a group of its own.
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     @property
     def _where(self) -> tuple[str, ...]:
@@ -88,8 +95,8 @@ def postgresql() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.thaw()
-            # "Fast": sessions that a test left open are ended. The whole group, since the leader may be setpriv.
-            os.killpg(process.pid, signal.SIGINT)
+            # "Fast": sessions that a test left open are ended.
+            process.send_signal(signal.SIGINT)
             process.wait(30)
     finally:
         shutil.rmtree(home)

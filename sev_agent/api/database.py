@@ -21,7 +21,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _WATCH_SECONDS: Final = 5.0
-_WRITES: Final = "sev_writes"
+WRITES: Final = "sev_writes"
+"""The execution option of a connection that will write."""
 
 
 class DatabaseUnavailable(Unavailable):
@@ -74,7 +75,7 @@ class Database:
         with self._errors():
             async with self._writer, self._sessions() as session:
                 if self._is_sqlite:
-                    await session.connection(execution_options={_WRITES: True})
+                    await session.connection(execution_options={WRITES: True})
                 yield session
                 await session.commit()
 
@@ -161,12 +162,13 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
 
     @event.listens_for(engine.sync_engine, "begin")
     def begun(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(WRITES) else "BEGIN")
 
 
 def _says_gone(error: DBAPIError) -> bool:
     if error.connection_invalidated or isinstance(error, OperationalError):
         return True
-    # asyncpg: PostgreSQL is starting up, shutting down, out of connections, or the statement took too long.
+    # asyncpg: PostgreSQL is starting up, shutting down, out of connections, the statement took too long, or it was
+    # chosen to give way to another.
     state = getattr(error.orig, "sqlstate", None) or ""
-    return state[:2] in {"08", "53", "57"} or isinstance(error.orig, (OSError, TimeoutError))
+    return state[:2] in {"08", "40", "53", "57"} or isinstance(error.orig, (OSError, TimeoutError))

@@ -28,6 +28,7 @@ from sev_agent.api.routes import Route
 from sev_agent.api.server_actions import ServerActions
 from sev_agent.api.server_routes import ServerRoutes
 from sev_agent.api.servers import Servers
+from sev_agent.api.tag_routes import TagRoutes
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
 from sev_agent.api.upkeep import Upkeep
@@ -83,6 +84,7 @@ def every_route(
     return (
         *FlavorRoutes(flavors, max_limit=most).routes(),
         *ServerRoutes(servers, creation, actions, zone=zone, max_limit=most).routes(),
+        *TagRoutes(servers).routes(),
         *KeypairRoutes(Keypairs(database), max_limit=most).routes(),
         *CloudRoutes(database, servers, config.quota, zone=zone).routes(),
     )

@@ -78,8 +78,12 @@ class Upkeep:
                 try:
                     # A stop waits for it, so that no transaction is torn: every question has its time limit.
                     action = await uninterrupted(self._see_after(server_id))
-                except BrokerUnavailable as error:
+                except (BrokerUnavailable, DatabaseUnavailable) as error:
                     log.info("upkeep.postponed", instance_uuid=server_id, error=str(error))
+                    return
+                except Exception:
+                    # One row that we cannot cope with must not end the service of all others.
+                    log.exception("upkeep.failed", instance_uuid=server_id)
                     return
                 self._metrics.upkeep.labels(action).inc()
                 log.info("upkeep.done", instance_uuid=server_id, action=action)
@@ -96,7 +100,8 @@ class Upkeep:
         claimed = []
         async with self._database.writing() as session:
             due = select(ServerRow.id, ServerRow.look_at).where(ServerRow.look_at <= now).order_by(ServerRow.look_at)
-            for server_id, look_at in (await session.execute(due.limit(_BATCH))).all():
+            due = due.limit(_BATCH).with_for_update(skip_locked=True)
+            for server_id, look_at in (await session.execute(due)).all():
                 mine = await session.execute(
                     update(ServerRow)
                     .where(ServerRow.id == server_id, ServerRow.look_at == look_at)

@@ -1,7 +1,6 @@
 """``sev-agent check``: whether this host can run encrypted guests, and why not."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,6 +17,7 @@ from sev_agent.host.check import Outcome, Result
 from sev_agent.host.examination import Readiness, Report, examine
 from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import domain_capabilities, gather
+from sev_agent.hypervisor.capabilities import DomainCapabilities
 from sev_agent.sev.generation import Generation
 
 app = typer.Typer(add_completion=False)
@@ -54,6 +54,9 @@ def check(
             "--capture", file_okay=False, help="Write all that is looked at below this new directory, for --root."
         ),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="What was expected and where it was read, also of what passed.")
+    ] = False,
     as_json: output.Json = False,
 ) -> None:
     """Say whether this host can run encrypted guests, and name the one layer to mend first.
@@ -73,17 +76,19 @@ def check(
     if as_json:
         output.print_json(_as_dict(report, files, generation))
     else:
-        _show(report, files, generation)
+        _show(report, files, generation, verbose=verbose)
     if not report.is_ready(generation):
         raise typer.Exit(output.FAILED)
 
 
 def _capture(files: HostFiles, settings: AgentConfig | None, target: Path) -> None:
     hypervisor = HypervisorSection() if settings is None else settings.hypervisor
-    told = None
+    told: DomainCapabilities | SevAgentError | None = None
     if files.is_live or settings is not None:
-        with contextlib.suppress(SevAgentError):  # then it is captured that libvirt did not answer
+        try:
             told = asyncio.run(domain_capabilities(hypervisor))
+        except SevAgentError as error:
+            told = error
     try:
         count = capture(files, told, target)
     except OSError as error:
@@ -104,7 +109,7 @@ def _as_dict(report: Report, files: HostFiles, generation: Generation | None) ->
     }
 
 
-def _show(report: Report, files: HostFiles, generation: Generation | None) -> None:
+def _show(report: Report, files: HostFiles, generation: Generation | None, *, verbose: bool) -> None:
     screen = output.screen()
     if report.simulated:
         screen.print("[yellow]This is a simulated platform: no memory is encrypted here.[/]\n")
@@ -115,7 +120,7 @@ def _show(report: Report, files: HostFiles, generation: Generation | None) -> No
         if result.check.layer is not layer:
             layer = result.check.layer
             screen.print(f"[bold]{layer.value}[/]")
-        _show_result(screen, result)
+        _show_result(screen, result, verbose=verbose)
     screen.print()
     verdicts = output.table("generation", "verdict", "layer to mend first", "check")
     for wanted, verdict in report.verdicts.items():
@@ -133,12 +138,12 @@ def _show(report: Report, files: HostFiles, generation: Generation | None) -> No
     _show_end(screen, report, files, generation)
 
 
-def _show_result(screen: Console, result: Result) -> None:
+def _show_result(screen: Console, result: Result, *, verbose: bool) -> None:
     mark, style = _ADVICE if result.is_advice else _STYLES[result.outcome]
     finding = result.finding
     found = output.cell(finding.found)
     screen.print(f"  [{style}]{mark}[/] {escape(result.check.title)}: {found}", soft_wrap=True)
-    if result.outcome in {Outcome.FAILED, Outcome.UNKNOWN}:
+    if verbose or result.outcome in {Outcome.FAILED, Outcome.UNKNOWN}:
         rows = {"expected": finding.expected, "read from": finding.source, "remedy": finding.remedy}
         for name, text in rows.items():
             if text:

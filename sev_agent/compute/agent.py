@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
@@ -30,6 +29,7 @@ from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.provider_upkeep import Providers
+from sev_agent.compute.queues import STOP_SECONDS, Queues
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.refused_requests import RefusedRequests
@@ -38,13 +38,10 @@ from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
-from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Outcome, RpcServer
 from sev_agent.messaging.spool import Spool
-from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.lookout import Lookout, Question
@@ -56,10 +53,6 @@ from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
 
 log = structlog.stdlib.get_logger(__name__)
 
-_HANDLER_SECONDS = 30.0
-_WORK_CONCURRENCY = 32
-_QUERY_CONCURRENCY = 16
-_TASK_STOP_SECONDS = 5.0
 _SECOND_LOOK_SECONDS = 5.0
 _AGAIN_SECONDS = 3.0
 _BROKER_TASK = "broker"
@@ -72,7 +65,7 @@ async def run_agent(config: AgentConfig) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises what made it stop otherwise."""
     manager = ServiceManager(os.environ)
     supervisor = Supervisor(
-        stop_timeout=config.builds.stop_timeout + _TASK_STOP_SECONDS,
+        stop_timeout=config.builds.stop_timeout + STOP_SECONDS,
         # systemd then waits as long as a stop may take, also where it did not ask for one.
         on_stop=lambda: manager.notify(STOPPING=1, STATUS="stopping"),
     )
@@ -137,7 +130,6 @@ class _Agent:
             on_dropped=lambda letter: self._metrics.notifications_dropped.labels(letter.event_type).inc(),
         )
         self._announcements = Announcements(self._outbox, self._store, host)
-        self._refused = RefusedRequests(self._announcements, self._metrics)
 
         self._cache = ImageCache(
             config.host.state_dir / "images", glance, config.images, in_use=bases_in_use(self._store)
@@ -225,17 +217,16 @@ class _Agent:
             settings=config.reconciler,
             on_drift=self._on_drift,
         )
-        self._work = self._server(
-            topology.work_queue(host, delivery_limit=config.messaging.delivery_limit),
-            work_methods(self._instances),
-            concurrency=_WORK_CONCURRENCY,
-            paused=True,
-            on_change=self._on_work,
-        )
-        self._queries = self._server(
-            topology.query_queue(host),
-            query_methods(self._instances, self._store, self._status.report, self._reconciler),
-            concurrency=_QUERY_CONCURRENCY,
+        self._queues = Queues(
+            self._broker,
+            config.messaging,
+            host,
+            work=work_methods(self._instances),
+            queries=query_methods(self._instances, self._store, self._status.report, self._reconciler),
+            can_work=lambda: self._hypervisor.is_up and self._accounting.is_registered,
+            refused=RefusedRequests(self._announcements, self._metrics),
+            health=self._health,
+            metrics=self._metrics,
         )
         self._http = HttpEndpoints(
             config.http,
@@ -244,7 +235,6 @@ class _Agent:
             is_alive=self._is_alive,
             on_listening=self._on_listening,
         )
-        self._gate = WorkGate(self._work, is_open=lambda: self._hypervisor.is_up and self._accounting.is_registered)
         gauges.observe(
             self._metrics,
             health=self._health,
@@ -280,36 +270,11 @@ class _Agent:
             "reconciler": self._reconciler.run(),
             "host-watch": self._watch.run(),
             "lookout": self._lookout.run(),
-            "rpc-queries": self._queries.run(),
-            "rpc-work": self._work.run(),
-            "work-gate": self._gate.run(),
+            **self._queues.parts(),
             "watchdog": feed_watchdog(self._manager, self._is_alive),
         }
         for name, work in parts.items():
             self._supervisor.start(name, work)
-
-    def _server(
-        self,
-        queue: topology.QueueSpec,
-        methods: Any,
-        *,
-        concurrency: int,
-        paused: bool = False,
-        on_change: Callable[[bool], None] | None = None,
-    ) -> RpcServer:
-        return RpcServer(
-            self._broker,
-            queue=queue,
-            methods=methods,
-            max_message_bytes=self._config.messaging.max_message_bytes,
-            concurrency=concurrency,
-            handler_timeout=_HANDLER_SECONDS,
-            stop_timeout=_TASK_STOP_SECONDS,
-            paused=paused,
-            on_change=on_change,
-            on_outcome=self._on_outcome,
-            on_rejected=self._refused.tell,
-        )
 
     def _on_hypervisor(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         if is_up:
@@ -339,15 +304,8 @@ class _Agent:
         else:
             self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
 
-    def _on_work(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        if is_consumed:
-            self._health.up(Dependency.WORK_QUEUE)
-        else:
-            reason = str(self._work.fault or "it is not consumed while this host cannot work")
-            self._health.down(Dependency.WORK_QUEUE, reason)
-
     def _on_health(self) -> None:
-        self._gate.look()
+        self._queues.look()
         if self._health.is_ready and not self._was_ready:
             log.info("agent.ready", host=self._config.host.name)
         self._was_ready = self._health.is_ready
@@ -360,9 +318,6 @@ class _Agent:
 
     def _on_drift(self, findings: list[dict[str, Any]]) -> None:
         self._announcements.host("drift", {"count": len(findings), "differences": findings[:_MAX_DRIFT_TOLD]})
-
-    def _on_outcome(self, method: str, outcome: Outcome) -> None:
-        self._metrics.requests.labels(method, outcome.value).inc()
 
     def _on_request(self, service: str, method: str, status: int, seconds: float) -> None:
         self._metrics.count_request(service, method, status, seconds)

@@ -29,8 +29,8 @@ log = structlog.stdlib.get_logger(__name__)
 class Operations:
     """Does what the state of a record asks for, and saves and tells what comes of it.
 
-    Builds are bounded in number, and changes of power by a bound of their own. Work that the absence of libvirt or
-    Placement stopped leaves its record as it was; ``on_postponed`` is told of it.
+    Builds are bounded in number, and changes of power by a bound of their own. Work that could not go on leaves its
+    record as it was; ``on_postponed`` is told where that is for the absence of libvirt or Placement.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class Operations:
                     code = error.code if isinstance(error, SevAgentError) else type(error).__name__
                     log.warning("instance.postponed", state=record.state, code=code, error=str(error))
                     self._waiting[uuid] = Fault.of(error, record.state)
-                    self._on_postponed()
+                    # What is away may be back in a moment; what is refused is not worth more than the minutely look.
+                    if isinstance(error, Unavailable):
+                        self._on_postponed()
                 else:
                     self._waiting.pop(uuid, None)
 
@@ -161,7 +163,8 @@ class Operations:
     async def _build(self, record: Record, *, resumed: bool) -> None:
         started = time.perf_counter()
         progress = self._follow(record, self._announcements.create)
-        self._announcements.create(record, "start")
+        if not self._is_again(record):
+            self._announcements.create(record, "start")
         reached(CrashPoint.BUILD_AFTER_NOTICE)
         try:
             async with self._slots:

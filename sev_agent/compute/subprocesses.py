@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, cast
 
 import structlog
@@ -77,12 +78,16 @@ async def run_bounded(
     stdin: bytes = b"",
     max_output: int = 1024 * 1024,
     environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    on_line: Callable[[str], None] | None = None,
 ) -> Completed:
     """Run ``argv`` to its end, with ``stdin`` as its input, and return what it wrote.
 
     ``timeout`` is seconds; ``memory_bytes`` bounds the address space (RLIMIT_AS), ``cpu_seconds`` the CPU time
-    (RLIMIT_CPU), ``max_output`` the bytes of standard output. ``environment`` is added to the daemon's own. On a
-    passed limit, and on cancellation, the program's whole process group is killed and reaped before this returns.
+    (RLIMIT_CPU), ``max_output`` the bytes of standard output. ``environment`` is added to the process's own. It runs in
+    ``cwd``, inherits ``pass_fds``, and ``on_line`` is told each line of its standard output as it comes. On a passed
+    limit, and on cancellation, the program's whole process group is killed and reaped before this returns.
 
     Raises ``ProgramMissing``, ``ProgramFailed``, ``ProgramTimeout``, ``ProgramOutputTooLarge``.
     """
@@ -92,13 +97,15 @@ async def run_bounded(
     # milliseconds in a daemon with many pages, and run Python in the child of a threaded process.
     spawning = asyncio.ensure_future(
         loop.subprocess_exec(
-            lambda: _Watch(max_output),
+            lambda: _Watch(max_output, on_line),
             *_limits(memory_bytes, cpu_seconds),
             *argv,
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            cwd=cwd,
+            pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
     )
@@ -131,12 +138,14 @@ async def run_bounded(
 class _Watch(asyncio.SubprocessProtocol):
     """Collects the output. ``ended``: nothing is left to wait for; ``closed``: exited, reaped, pipes at their end."""
 
-    def __init__(self, max_output: int) -> None:
+    def __init__(self, max_output: int, on_line: Callable[[str], None] | None) -> None:
         self.ended = asyncio.Event()
         self.closed = asyncio.Event()
         self.stdout = bytearray()
         self.overflow = False
         self._max_output = max_output
+        self._on_line = on_line
+        self._line_from = 0
         self._stderr = bytearray()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -145,9 +154,15 @@ class _Watch(asyncio.SubprocessProtocol):
             del self._stderr[:-_STDERR_TAIL]
         elif len(self.stdout) + len(data) <= self._max_output:
             self.stdout += data
+            self._tell_lines()
         else:
             self.overflow = True
             self.ended.set()
+
+    def _tell_lines(self) -> None:
+        while self._on_line is not None and (end := self.stdout.find(b"\n", self._line_from)) >= 0:
+            self._on_line(self.stdout[self._line_from : end].decode(errors="replace").strip())
+            self._line_from = end + 1
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.closed.set()

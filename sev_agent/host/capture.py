@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sev_agent.errors import Conflict
+from sev_agent.errors import Conflict, SevAgentError
 from sev_agent.host import boot_line, cpuinfo, kernel, modprobe, registers
 from sev_agent.host.checks.firmware_descriptors import DIRECTORIES as FIRMWARE
 from sev_agent.host.checks.limits_memlock import find_daemon
 from sev_agent.host.files import HostFiles, Node
-from sev_agent.host.inquiry import CAPABILITIES, VERSIONS
+from sev_agent.host.inquiry import CAPABILITIES, NO_CAPABILITIES, VERSIONS
 from sev_agent.host.secure_processor import DEVICE, Command, Status, platform_status
 from sev_agent.hypervisor.capabilities import DomainCapabilities
 
@@ -55,20 +55,24 @@ class CaptureRefused(Conflict):
     code = "capture.refused"
 
 
-def capture(files: HostFiles, libvirt: DomainCapabilities | None, target: Path) -> int:
+def capture(files: HostFiles, libvirt: DomainCapabilities | SevAgentError | None, target: Path) -> int:
     """Write what the checks look at below ``target``, which is made; give back how many files that are.
 
+    ``libvirt`` is its answer, or why there is none; None leaves it out, but for what ``files`` have captured of it.
     What is absent or may not be read is left out. Blocks on the disk. Raises ``CaptureRefused`` and ``OSError``.
     """
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise CaptureRefused(f"{target} is not empty", remedy="name a new directory")
     found = dict(_texts(files))
-    if libvirt is not None:
-        found[CAPABILITIES] = libvirt.xml
-        found[VERSIONS] = (
-            f"Using library: libvirt {libvirt.libvirt_version}\nRunning hypervisor: QEMU {libvirt.emulator_version}\n"
-        )
+    match libvirt:
+        case DomainCapabilities(xml=xml, libvirt_version=version, emulator_version=emulator):
+            found[CAPABILITIES] = xml
+            found[VERSIONS] = f"Using library: libvirt {version}\nRunning hypervisor: QEMU {emulator}\n"
+        case SevAgentError(message=message):
+            found[CAPABILITIES] = f"{NO_CAPABILITIES}{message}\n"
+        case None:
+            pass
     for name, text in found.items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,10 +23,14 @@ from sev_agent.openstack.placement import Placement
 CAPABILITIES: Final = "captured/domcapabilities.xml"
 """In a captured host: what ``virsh domcapabilities --virttype kvm --machine q35`` printed."""
 
+NO_CAPABILITIES: Final = "error: "
+"""How that file begins where libvirt had no answer, as ``virsh`` says it."""
+
 VERSIONS: Final = "captured/virsh-version.txt"
 """In a captured host: what ``virsh version`` printed."""
 
 _NO_CONFIGURATION = NotAsked(reason="no --config: the daemon's configuration says where it is and who asks")
+_SEE_LIBVIRTD = "see that libvirtd or virtqemud runs; its log says more"
 _VERSION_LINES = {
     "libvirt": re.compile(r"^Using library: libvirt (\S+)$", re.MULTILINE),
     "qemu": re.compile(r"^Running hypervisor: QEMU (\S+)$", re.MULTILINE),
@@ -58,7 +62,7 @@ async def ask_libvirt(settings: HypervisorSection) -> Libvirt:
     try:
         return _read(await domain_capabilities(settings), settings.uri)
     except SevAgentError as error:
-        return NoAnswer(source=settings.uri, fault=error.message, remedy=error.remedy or "look into libvirtd's log")
+        return NoAnswer(source=settings.uri, fault=error.message, remedy=error.remedy or _SEE_LIBVIRTD)
 
 
 async def domain_capabilities(settings: HypervisorSection) -> DomainCapabilities:
@@ -77,6 +81,9 @@ def _captured_libvirt(files: HostFiles) -> Libvirt:
         versions = files.text_or_none(VERSIONS) or ""
         if xml is None:
             return NotAsked(reason=f"{files.where(CAPABILITIES)} was not captured")
+        if xml.startswith(NO_CAPABILITIES):
+            fault = xml.removeprefix(NO_CAPABILITIES).strip()
+            return NoAnswer(source=files.where(CAPABILITIES), fault=fault, remedy=_SEE_LIBVIRTD)
         found = {name: line.search(versions) for name, line in _VERSION_LINES.items()}
         libvirt, qemu = found["libvirt"], found["qemu"]
         told = DomainCapabilities(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from sev_agent.compute.subprocesses import ProgramError, ProgramFailed, run_bounded
 from sev_agent.lab.service import LabError, Say
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -17,6 +18,7 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 _COMPLETE = "complete"
 _KEPT_LINES = 15
 _INSTALL_TIMEOUT = 900.0
+_MAX_OUTPUT = 16 * 1024 * 1024
 _LOCK_INTERVAL = 0.2
 
 
@@ -70,27 +72,18 @@ async def _locked(path: Path, say: Say) -> AsyncIterator[int]:
 
 
 async def _run(*command: str, say: Say, lock: int) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=1024 * 1024,
-        # An installer that outlives a killed 'up' keeps the lock, or the next would work in the same place beside it.
-        pass_fds=(lock,),
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
     try:
-        async with asyncio.timeout(_INSTALL_TIMEOUT):
-            async for line in process.stdout:
-                lines = [*lines, line.decode(errors="replace").rstrip()][-_KEPT_LINES:]
-                say(lines[-1].strip())
-            code = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if code != 0:
-        text = "".join(f"\n  {line}" for line in lines)
-        raise LabError(f"'{' '.join(command)}' failed with status {code}:{text}\n")
+        await run_bounded(
+            command,
+            timeout=_INSTALL_TIMEOUT,
+            max_output=_MAX_OUTPUT,
+            on_line=say,
+            # An installer that outlives a killed 'up' keeps the lock: else the next would work in the same place.
+            pass_fds=(lock,),
+        )
+    except ProgramFailed as error:
+        said = [*error.stdout.decode(errors="replace").splitlines(), *error.stderr.splitlines()][-_KEPT_LINES:]
+        text = "".join(f"\n  {line}" for line in said)
+        raise LabError(f"'{' '.join(command)}' failed with status {error.returncode}:{text}\n") from None
+    except ProgramError as error:
+        raise LabError(error.message, remedy=error.remedy) from None

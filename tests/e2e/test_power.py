@@ -157,6 +157,21 @@ async def test_killed_while_a_guest_shuts_down(
     assert len(cloud.processes(uuid)) == runs
 
 
+async def test_domain_that_somebody_undefined(agent: AgentProcess, cloud: Cloud) -> None:
+    """A guest whose domain and NVRAM were taken away behind the daemon's back starts from its own disk all the same."""
+    uuid = await cloud.build()
+    disk = cloud.files(uuid).disk.stat().st_ino
+    await _stopped(agent, cloud, uuid)
+    assert (await cloud.virsh("undefine", domain_name(uuid), "--nvram")).status == 0
+    assert uuid not in await cloud.domains()
+
+    await _order(cloud, "start_instance", uuid)
+    await _settled(cloud, uuid, "active")
+
+    assert await cloud.runs(uuid)
+    assert cloud.files(uuid).disk.stat().st_ino == disk
+
+
 async def test_refusals(agent: AgentProcess, cloud: Cloud, ear: Ear) -> None:
     """What the state does not allow is refused with the state and a remedy; for a cast that is a notification."""
     uuid = await cloud.build()

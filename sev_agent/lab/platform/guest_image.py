@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sev_agent.compute.subprocesses import ProgramError, ProgramFailed, ProgramMissing, run_bounded
 from sev_agent.lab.platform import efi, initramfs
 from sev_agent.lab.service import LabError, Say
 
@@ -187,28 +188,14 @@ async def _scratch(directory: Path) -> AsyncIterator[Path]:
 
 
 async def _run(*command: str, cwd: Path | None = None, remedy: str | None = None) -> str:
-    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(_DATE), "MTOOLS_SKIP_CHECK": "1"}
+    environment = {"LC_ALL": "C", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(_DATE), "MTOOLS_SKIP_CHECK": "1"}
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=cwd,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError:
+        ended = await run_bounded(command, timeout=_COMMAND_TIMEOUT, environment=environment, cwd=cwd)
+    except ProgramMissing:
         raise GuestImageError(f"{command[0]} is missing", remedy=f"apt-get install {' '.join(PACKAGES)}") from None
-    try:
-        async with asyncio.timeout(_COMMAND_TIMEOUT):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise GuestImageError(f"{command[0]} took longer than {_COMMAND_TIMEOUT:g} s", remedy=remedy) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        text = errors.decode(errors="replace").strip() or output.decode(errors="replace").strip()
-        raise GuestImageError(f"{' '.join(command[:3])} failed: {text[-500:]}", remedy=remedy)
-    return output.decode(errors="replace")
+    except ProgramFailed as error:
+        text = error.stderr or error.stdout.decode(errors="replace").strip()
+        raise GuestImageError(f"{' '.join(command[:3])} failed: {text[-500:]}", remedy=remedy) from None
+    except ProgramError as error:
+        raise GuestImageError(error.message, remedy=remedy) from None
+    return ended.stdout.decode(errors="replace")

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,11 @@ async def test_an_upgrade_makes_what_the_program_maps(settings: DatabaseSection)
     async with database.engine.connect() as connection:
         assert await connection.run_sync(_differences) == []
     await database.close()
+
+
+async def test_upgrades_at_once(settings: DatabaseSection) -> None:
+    """Services that start together may all upgrade."""
+    await asyncio.gather(*(upgrade(settings) for _ in range(4)))
 
 
 def _differences(connection: Connection) -> list[object]:

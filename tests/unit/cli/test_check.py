@@ -66,6 +66,14 @@ def test_the_table_ends_with_what_to_mend_first(tmp_path: Path) -> None:
     assert end.startswith("mend first: CPU: flag hypervisor: this is a virtual machine\n  run on the physical host")
 
 
+def test_verbose_tells_where_everything_was_read(tmp_path: Path) -> None:
+    """Also of what passed, which otherwise is one line."""
+    unpack(contents("third-generation"), tmp_path)
+    source = f"      read from {tmp_path}/dev/kvm\n"
+    assert source not in run("--root", str(tmp_path))[1]
+    assert source in run("--root", str(tmp_path), "--verbose")[1]
+
+
 def test_a_simulated_platform_says_so(tmp_path: Path) -> None:
     """Nobody takes the lab for hardware."""
     unpack(contents("third-generation") | {"SIMULATED": ""}, tmp_path)

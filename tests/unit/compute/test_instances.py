@@ -803,6 +803,7 @@ async def test_deletion_that_is_refused(host: Host) -> None:
     deleting = [event for event in host.ear.of(asked.uuid) if event.startswith("delete.")]
     assert deleting == ["delete.start", "delete.error", "delete.error", "delete.progress", "delete.end"]
     assert end.payload["fault"] is None
+    assert host.postponed.empty()
     assert host.metrics.registry.get_sample_value("sev_agent_deletions_total", {"outcome": "error"}) == 2
 
 
@@ -819,6 +820,7 @@ async def test_deletion_that_waits(host: Host) -> None:
 
     view = host.instances.view(asked.uuid)
     assert (view["fault"], view["waiting_for"]["message"]) == (None, "Placement is away")
+    assert host.postponed.qsize() == 1
     host.instances.resume()
     await host.ear.until(asked.uuid, "delete.end")
     deleting = [event for event in host.ear.of(asked.uuid) if event.startswith("delete.")]

@@ -121,6 +121,31 @@ async def test_endless_output_is_cut() -> None:
         await run_bounded(["yes"], timeout=30, max_output=100_000)
 
 
+async def test_lines_as_they_come(tmp_path: Path) -> None:
+    """Each line of the output is told once it is whole, while the program runs, in the directory that is given."""
+    told: list[str] = []
+    script = "pwd; printf 'half'; read -r _; echo ' line'; printf 'no line'"
+
+    ended = await run_bounded(["sh", "-c", script], timeout=30, stdin=b"\n", cwd=tmp_path, on_line=told.append)
+
+    assert told == [str(tmp_path), "half line"]
+    assert ended.stdout.endswith(b"no line")
+
+
+async def test_descriptor_that_is_passed_on() -> None:
+    """A program inherits the descriptors that are named, and no others."""
+    mine, other = os.pipe()
+    try:
+        ended = await run_bounded(["ls", "/proc/self/fd"], timeout=30, pass_fds=(other,))
+    finally:
+        os.close(mine)
+        os.close(other)
+
+    open_there = set(ended.stdout.decode().split())
+    assert str(other) in open_there
+    assert str(mine) not in open_there
+
+
 async def test_memory_limit() -> None:
     """A program that wants more address space than it may fails."""
     with pytest.raises(ProgramFailed, match=r"(?i)memory"):

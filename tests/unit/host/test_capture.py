@@ -10,6 +10,8 @@ from sev_agent.host.capture import CaptureRefused, capture
 from sev_agent.host.examination import Report, examine
 from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import gather
+from sev_agent.hypervisor.capabilities import DomainCapabilities
+from sev_agent.hypervisor.errors import HypervisorUnavailable
 from tests.hosts import contents, faults, unpack, with_fault
 
 HOSTS = ("first-generation", "second-generation", "third-generation", "fourth-generation", "intel", "virtual-machine")
@@ -40,6 +42,21 @@ def test_a_capture_keeps_the_fault(fault: dict[str, Any], tmp_path: Path) -> Non
     capture(HostFiles(root), None, tmp_path / "new")
     outcomes = [(name, outcome) for name, outcome, _ in said(judge(root))]
     assert [(name, outcome) for name, outcome, _ in said(judge(tmp_path / "new"))] == outcomes
+
+
+def test_what_libvirt_says_is_captured(tmp_path: Path) -> None:
+    """Its answer word for word; where it has none, why."""
+    files = HostFiles(unpack(contents("third-generation"), tmp_path / "host"))
+    answer = DomainCapabilities(xml="<domainCapabilities/>", libvirt_version="10.5.0", emulator_version="9.1.0")
+    capture(files, answer, tmp_path / "answered")
+    capture(files, HypervisorUnavailable("no socket"), tmp_path / "silent")
+    found = {
+        name: {result.check.name: result.finding.found for result in judge(tmp_path / name).results}
+        for name in ("answered", "silent")
+    }
+    assert found["answered"]["libvirt.version"] == "10.5.0"
+    assert found["answered"]["qemu.version_sev"] == "9.1.0"
+    assert found["silent"]["libvirt.reachable"] == "no socket"
 
 
 def test_no_secret_is_captured(tmp_path: Path) -> None:
