@@ -34,7 +34,8 @@ async def own_lab(prefix: str, *, slots: int, platforms: Sequence[Kind] = ()) ->
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     lab = Lab(directory, cache=_cache())
     try:
-        await lab.up(hosts=max(1, len(platforms)), agents=False, slots=slots, platforms=platforms)
+        hosts = max(1, len(platforms))
+        await lab.up(hosts=hosts, agents=False, slots=slots, apis=1, schedulers=1, platforms=platforms)
         yield lab
     finally:
         ended = await lab.down(purge=True)
