@@ -42,7 +42,7 @@ def demo(directory: Directory = DEFAULT_DIRECTORY, cache: Cache = None) -> None:
     """Bring a lab up, boot an encrypted guest in it, and show the evidence. Exit status 0 only if all of it holds."""
     started = time.monotonic()
     with output.errors():
-        lab = bring_up(directory, cache, hosts=1)
+        lab = bring_up(directory, cache, lambda lab: lab.up())
         guest = asyncio.run(_show(lab))
     _screen.print(f"\nAll of it holds, after {time.monotonic() - started:.0f} s.", style="bold green")
     _say_what_next(lab, guest)

@@ -150,7 +150,9 @@ class Accounting:
                     f"Placement counts no slots of {record.generation} on this host",
                     remedy=f"use another host, or ask this one: sev-agent check --generation {record.generation}",
                 )
-            await self._ledger.write(record.uuid, managed(record, tree, self._terms, runs=True), tree)
+            holding = managed(record, tree, self._terms, runs=True)
+            # What a scheduler sent it has claimed already.
+            await self._ledger.write(record.uuid, holding, tree, likely_new=record.scheduling is None)
 
     async def rest(self, record: Record) -> None:
         """Give back what ``record``'s instance, which has stopped, does not keep. Raises as ``claim``."""

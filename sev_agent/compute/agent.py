@@ -32,12 +32,14 @@ from sev_agent.compute.queues import STOP_SECONDS, Queues
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.refused_requests import RefusedRequests
+from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
 from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
 from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Spool
@@ -160,11 +162,13 @@ class _Agent:
             shutdown_timeout=config.builds.guest_shutdown_timeout,
         )
         locks = InstanceLocks()
+        rescheduling = Rescheduling(RpcClient(self._broker, max_message_bytes=config.messaging.max_message_bytes), host)
         operations = Operations(
             store=self._store,
             locks=locks,
             builder=builder,
             power=power,
+            rescheduling=rescheduling,
             announcements=self._announcements,
             metrics=self._metrics,
             settings=config.builds,
@@ -175,6 +179,7 @@ class _Agent:
             store=self._store,
             locks=locks,
             operations=operations,
+            rescheduling=rescheduling,
             power=power,
             accounting=self._accounting,
             announcements=self._announcements,

@@ -17,10 +17,11 @@ from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge, refuse_if_stopped_since
 from sev_agent.compute.progress import Step
 from sev_agent.compute.record import Fault, Record, RecordStore, State
+from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import Conflict, NotFound
 from sev_agent.observe.metrics import Labelled, Metrics
-from sev_agent.schema import Instance
+from sev_agent.schema import Instance, Scheduling
 from sev_agent.uninterrupted import in_thread, uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
@@ -53,6 +54,7 @@ class Instances:
         store: RecordStore,
         locks: InstanceLocks,
         operations: Operations,
+        rescheduling: Rescheduling,
         power: Power,
         accounting: Accounting,
         announcements: Announcements,
@@ -63,6 +65,7 @@ class Instances:
         self._store = store
         self._locks = locks
         self._operations = operations
+        self._rescheduling = rescheduling
         self._power = power
         self._accounting = accounting
         self._announcements = announcements
@@ -99,13 +102,14 @@ class Instances:
                 log.info("instance.resumed", instance_uuid=str(record.uuid), state=record.state)
                 self._begin(record.uuid, self._operations.carry_out(record.uuid, resumed=True))
 
-    async def build(self, instance: Instance, request_id: str) -> Record:
+    async def build(self, instance: Instance, request_id: str, scheduling: Scheduling | None = None) -> Record:
         """Accept a build. The same request again is a success; another one with the same UUID is refused.
 
-        Raises ``InstanceExists``, ``JournalFailed``.
+        One that a scheduler sends though this host has passed the instance on goes back to the schedulers. Raises
+        ``InstanceExists``, ``JournalFailed``, ``BrokerUnavailable``.
         """
         # Whole, or not at all: what stands in the journal and nobody works on would wait for the next resume.
-        return await uninterrupted(self._accept(instance, request_id))
+        return await uninterrupted(self._accept(instance, request_id, scheduling))
 
     async def terminate(self, uuid: UUID, request_id: str) -> None:
         """Accept a deletion: a build under way is ended, and nothing is left. What is gone is gone: a success.
@@ -147,12 +151,15 @@ class Instances:
                 self._begin(uuid, self._follow(self._tasks.get(uuid), uuid, cancel=record.state.is_unfinished))
             return accepted
 
-    async def _accept(self, instance: Instance, request_id: str) -> Record:
+    async def _accept(self, instance: Instance, request_id: str, scheduling: Scheduling | None) -> Record:
         async with self._locks.of(instance.uuid):
             record = self._store.get(instance.uuid)
+            if record is not None and record.state is State.RESCHEDULED and scheduling is not None:
+                await self._rescheduling.send_back(record, instance, scheduling, request_id)
+                return record
             if record is not None:
                 return _same(record, instance)
-            record = Record.accept(instance, request_id)
+            record = Record.accept(instance, request_id, scheduling)
             started = time.perf_counter()
             await self._journal(record)
             self._metrics.step_seconds.labels(Step.RECORD).observe(time.perf_counter() - started)
@@ -164,7 +171,7 @@ class Instances:
     async def _accept_deletion(self, uuid: UUID, request_id: str) -> None:
         async with self._locks.of(uuid):
             record = self._store.get(uuid)
-            if record is None or record.state is State.DELETED:
+            if record is None or record.state.is_gone:
                 await self._announcements.deleted(uuid, request_id)
             elif record.state is not State.DELETING:
                 await self._journal(record.with_(state=State.DELETING, request_id=request_id, fault=None))
@@ -182,10 +189,10 @@ class Instances:
     def views(self) -> list[dict[str, Any]]:
         """What is known of every instance, oldest first."""
         records = sorted(self._store, key=lambda record: record.created_at)
-        return [self._view(record) for record in records if record.state is not State.DELETED]
+        return [self._view(record) for record in records if not record.state.is_gone]
 
     def by_state(self) -> Labelled:
-        counts = Counter(record.state.value for record in self._store if record.state is not State.DELETED)
+        counts = Counter(record.state.value for record in self._store if not record.state.is_gone)
         return [((state,), float(count)) for state, count in counts.items()]
 
     async def observe(self, uuid: UUID, *, runs: bool) -> None:
@@ -201,7 +208,7 @@ class Instances:
 
     def _known(self, uuid: UUID) -> Record:
         record = self._store.get(uuid)
-        if record is None or record.state is State.DELETED:
+        if record is None or record.state.is_gone:
             raise InstanceNotFound(
                 f"host {self._host} has no instance {uuid}",
                 field="instance_uuid",
@@ -257,7 +264,7 @@ def _plain(fault: Fault | None) -> dict[str, Any] | None:
 
 
 def _same(record: Record, instance: Instance) -> Record:
-    if record.state.is_last:
+    if record.state.is_last or record.state.is_gone:
         raise InstanceExists(
             f"instance {instance.uuid} is {record.state} here", field="instance.uuid", remedy="use a new UUID"
         )

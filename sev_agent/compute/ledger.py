@@ -72,21 +72,22 @@ class Ledger:
         allocation = await self._placement.allocation(uuid)
         return None if allocation is None else allocation.consumer_type
 
-    async def write(self, uuid: UUID, holding: Holding, tree: ProviderTree) -> bool:
+    async def write(self, uuid: UUID, holding: Holding, tree: ProviderTree, *, likely_new: bool = True) -> bool:
         """Have ``uuid`` hold ``holding`` of the tree. Whether Placement had it otherwise.
 
+        ``likely_new`` says whether one that was not seen before holds nothing yet, as most do; else it is read first.
         Raises ``Full``; ``ConcurrentUpdate`` only if others write the same consumer again and again.
         """
         with self._writing(uuid):
             reached(CrashPoint.LEDGER_BEFORE_WRITE)
-            written = await self._write(uuid, holding, tree)
+            written = await self._write(uuid, holding, tree, likely_new=likely_new)
             reached(CrashPoint.LEDGER_AFTER_WRITE)
             return written
 
-    async def _write(self, uuid: UUID, holding: Holding, tree: ProviderTree) -> bool:
+    async def _write(self, uuid: UUID, holding: Holding, tree: ProviderTree, *, likely_new: bool) -> bool:
         try:
-            # Most consumers are new: one request then does it.
-            if uuid not in self._held:
+            # One request then does it.
+            if likely_new and uuid not in self._held:
                 await self._placement.put_allocation(uuid, holding.allocation(None))
                 self._held[uuid] = holding
                 return True

@@ -25,7 +25,7 @@ def work_methods(instances: Instances) -> tuple[Method[Any], ...]:
     """The methods of the work queue: each returns once the request is in the journal."""
 
     async def build(context: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
-        record = await instances.build(arguments.instance, context.request_id)
+        record = await instances.build(arguments.instance, context.request_id, arguments.scheduling)
         return _state(record)
 
     async def terminate(context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:

@@ -16,6 +16,7 @@ from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
+from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.config import BuildsSection
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
@@ -40,6 +41,7 @@ class Operations:
         locks: InstanceLocks,
         builder: Builder,
         power: Power,
+        rescheduling: Rescheduling,
         announcements: Announcements,
         metrics: Metrics,
         settings: BuildsSection,
@@ -49,6 +51,7 @@ class Operations:
         self._locks = locks
         self._builder = builder
         self._power = power
+        self._rescheduling = rescheduling
         self._announcements = announcements
         self._metrics = metrics
         self._slots = asyncio.Semaphore(settings.max_concurrent)
@@ -198,11 +201,17 @@ class Operations:
 
     async def _fail(self, record: Record, *, resumed: bool) -> None:
         del resumed
+        assert record.fault is not None, "a build fails by an error"
         await self._builder.undo(record, Progress(self._measure))
+        # Stamped before another host can hear of it: what that one tells is newer.
+        passed_on = record.rescheduled()
+        if await self._rescheduling.pass_on(record):
+            await self._announcements.conclude(passed_on, "create", "error", rescheduled=True)
+            self._metrics.builds.labels("rescheduled", record.fault.code).inc()
+            return
         failed = record.with_(state=State.ERROR, base_image=None)
-        assert failed.fault is not None, "a build fails by an error"
         await self._announcements.conclude(failed, "create", "error")
-        self._metrics.builds.labels("error", failed.fault.code).inc()
+        self._metrics.builds.labels("error", record.fault.code).inc()
 
     async def _delete(self, record: Record, *, resumed: bool) -> None:
         del resumed

@@ -21,7 +21,7 @@ from sev_agent.compute.qcow2 import BadHeader, read_header
 from sev_agent.durable import discard_unfinished, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted, SevAgentError
 from sev_agent.messaging.spool import Letter
-from sev_agent.schema import Instance
+from sev_agent.schema import Instance, Scheduling
 from sev_agent.sev.generation import Generation
 
 log = structlog.stdlib.get_logger(__name__)
@@ -38,7 +38,7 @@ class State(StrEnum):
     """Where an instance stands; what is under way is resumed after a restart of the daemon.
 
     A reboot is ``REBOOTING`` or ``REBOOTING_HARD`` until the guest has stopped, then ``RESTARTING``: so one that is
-    resumed never stops the guest a second time.
+    resumed never stops the guest a second time. ``RESCHEDULED`` could not be built here, and is another host's now.
     """
 
     BUILDING = "building"
@@ -51,13 +51,19 @@ class State(StrEnum):
     RESTARTING = "restarting"
     FAILING = "failing"
     ERROR = "error"
+    RESCHEDULED = "rescheduled"
     DELETING = "deleting"
     DELETED = "deleted"
 
     @property
     def is_unfinished(self) -> bool:
         """Whether work on it must be taken up again after a restart."""
-        return self not in {State.ACTIVE, State.STOPPED, State.ERROR, State.DELETED}
+        return self not in {State.ACTIVE, State.STOPPED, State.ERROR, State.RESCHEDULED, State.DELETED}
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether this host has no such instance any more, and only remembers its UUID."""
+        return self in {State.RESCHEDULED, State.DELETED}
 
     @property
     def is_last(self) -> bool:
@@ -67,7 +73,7 @@ class State(StrEnum):
     @property
     def has_files(self) -> bool:
         """Whether a disk of the instance may exist."""
-        return self not in {State.ERROR, State.DELETED}
+        return self is not State.ERROR and not self.is_gone
 
 
 class Superseded(Conflict):
@@ -114,11 +120,15 @@ class Fault(_Value):
 
 
 class Record(_Value):
-    """All that this host knows of one instance. ``handled`` are the requests it was last asked to start or stop by."""
+    """All that this host knows of one instance. ``handled`` are the requests it was last asked to start or stop by.
+
+    ``scheduling`` is what the scheduler said that sent it, if one did.
+    """
 
     format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)] = _FORMAT
     instance: Instance
     request_id: str
+    scheduling: Scheduling | None = None
     state: State
     created_at: datetime
     updated_at: datetime
@@ -132,10 +142,17 @@ class Record(_Value):
     """What was not told yet of how operations on it ended; ``RecordStore`` alone writes it."""
 
     @classmethod
-    def accept(cls, instance: Instance, request_id: str) -> Self:
+    def accept(cls, instance: Instance, request_id: str, scheduling: Scheduling | None = None) -> Self:
         """The record of a request that was just accepted."""
         now = datetime.now(UTC)
-        return cls(instance=instance, request_id=request_id, state=State.BUILDING, created_at=now, updated_at=now)
+        return cls(
+            instance=instance,
+            request_id=request_id,
+            scheduling=scheduling,
+            state=State.BUILDING,
+            created_at=now,
+            updated_at=now,
+        )
 
     @property
     def uuid(self) -> UUID:
@@ -149,8 +166,15 @@ class Record(_Value):
 
     def deleted(self) -> Self:
         """The record when nothing else is left: it knows the UUID again, and none of the tenant's own data."""
+        return self._gone(state=State.DELETED, fault=None)
+
+    def rescheduled(self) -> Self:
+        """As ``deleted``, of what is another host's to build now; it still knows why."""
+        return self._gone(state=State.RESCHEDULED)
+
+    def _gone(self, **changes: Any) -> Self:
         bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
-        return self.with_(state=State.DELETED, instance=bare, base_image=None, fault=None)
+        return self.with_(instance=bare, base_image=None, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,10 +324,10 @@ class RecordStore:
         sync_directory(files.directory)
 
     def forget_deleted(self, *, older_than: timedelta) -> None:
-        """Remove the records of instances that were deleted so long ago that no message asks for them again."""
+        """Remove the records of instances that left so long ago that no message asks for them again."""
         limit = datetime.now(UTC) - older_than
         for record in self:
-            if record.state is State.DELETED and record.updated_at < limit and not record.owed:
+            if record.state.is_gone and record.updated_at < limit and not record.owed:
                 shutil.rmtree(self.files(record.uuid).directory, ignore_errors=True)
                 del self._records[record.uuid]
                 self._writing.pop(record.uuid, None)

@@ -1,5 +1,6 @@
 """Who may use the lab's cloud, and where its services are: Keystone's projects, users and catalog."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from pydantic import SecretStr
 
 from sev_agent.config import AuthSection, ServiceSection
 from sev_agent.lab.openstack import REGION, SERVICE_PROJECT, SERVICE_USER, OpenStack
+from sev_agent.lab.tenants import PROJECTS, ROLES, TENANTS, Tenant
 from sev_agent.openstack.client import ServiceClient
 from sev_agent.openstack.identity import KeystoneIdentity
 
@@ -45,8 +47,11 @@ class Accounts:
             settings=ServiceSection(endpoint=cloud.keystone_url),
         )
 
-    async def ensure(self) -> None:
-        """The service project and user, and the entries of Glance and Placement in the catalog."""
+    async def ensure(self, compute_url: str | None = None) -> None:
+        """The service project and user, and the entries of Glance and Placement in the catalog.
+
+        With ``compute_url``, the compute API's entry too, and the tenants who use it.
+        """
         project = await self._make("projects", {"name": SERVICE_PROJECT, "domain_id": _DOMAIN})
         user = await self._make(
             "users", {"name": SERVICE_USER, "domain_id": _DOMAIN}, {"password": self._cloud.password}
@@ -54,13 +59,27 @@ class Accounts:
         for role_name in ("admin", "service"):
             role = await self._make("roles", {"name": role_name})
             await self._keystone.request("PUT", f"/v3/projects/{project}/users/{user}/roles/{role}", accepted={204})
-        for name, kind, url in (
-            ("glance", "image", self._cloud.glance_url),
-            ("placement", "placement", self._cloud.placement_url),
-        ):
-            service = await self._make("services", {"name": name, "type": kind})
-            where = {"service_id": service, "interface": "public", "region_id": REGION}
-            await self._make("endpoints", where, {"url": url})
+        await self._list("glance", "image", self._cloud.glance_url)
+        await self._list("placement", "placement", self._cloud.placement_url)
+        if compute_url is not None:
+            await self._list("sev-agent", "compute", compute_url)
+            await self._make_tenants()
+
+    async def _list(self, name: str, kind: str, url: str) -> None:
+        """Put the service ``name`` into the catalog."""
+        service = await self._make("services", {"name": name, "type": kind})
+        where = {"service_id": service, "interface": "public", "region_id": REGION}
+        await self._make("endpoints", where, {"url": url})
+
+    async def _make_tenants(self) -> None:
+        projects = {name: await self._make("projects", {"name": name, "domain_id": _DOMAIN}) for name in PROJECTS}
+        roles = {name: await self._make("roles", {"name": name}) for name in ROLES}
+        await asyncio.gather(*(self._make_tenant(each, projects[each.project], roles[each.role]) for each in TENANTS))
+
+    async def _make_tenant(self, tenant: Tenant, project: str, role: str) -> None:
+        password = tenant.password(self._cloud.password)
+        user = await self._make("users", {"name": tenant.name, "domain_id": _DOMAIN}, {"password": password})
+        await self._keystone.request("PUT", f"/v3/projects/{project}/users/{user}/roles/{role}", accepted={204})
 
     async def _make(self, kind: str, key: Mapping[str, str], more: Mapping[str, str] | None = None) -> str:
         """The identifier of the one ``kind`` (a plural) that ``key`` describes, created with ``more`` if missing."""

@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,12 @@ from uuid import UUID
 import aiohttp
 
 from sev_agent.durable import write_durably
-from sev_agent.lab import agents, environment, images, openstack, rabbitmq
-from sev_agent.lab.accounts import ADMIN, Accounts
+from sev_agent.lab import agents, control, environment, images, openrc, openstack, rabbitmq
+from sev_agent.lab.accounts import Accounts
+from sev_agent.lab.control import ControlPlane
+from sev_agent.lab.flavors import ensure_flavor
 from sev_agent.lab.host import Host, RealHost, has_working_sev
+from sev_agent.lab.openrc import ShellFiles
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
 from sev_agent.lab.platform.emulator.kind import Kind
@@ -35,25 +36,22 @@ _SOCKET_PATH_MAX = 107
 _LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
 
 # What ``down --purge`` may remove: a directory given by mistake keeps everything else.
-_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "bin", ".cache", "openrc", "lock"})
-
-_OPENRC = """\
-export OS_AUTH_URL={auth_url}
-export OS_IDENTITY_API_VERSION=3
-export OS_USERNAME={user}
-export OS_PASSWORD='{password}'
-export OS_PROJECT_NAME={user}
-export OS_USER_DOMAIN_NAME=Default
-export OS_PROJECT_DOMAIN_NAME=Default
-export OS_REGION_NAME={region}
-export SEV_AGENT_BROKER_URL='{rabbit_url}'
-export PATH={tools}:"$PATH"
-"""
-# The host that commands ask which name none.
-_OPENRC_HOST = """\
-export SEV_AGENT_HOST={name}
-export LIBVIRT_DEFAULT_URI={uri}
-"""
+_OWN = frozenset(
+    {
+        openrc.DIRECTORY,
+        "log",
+        "rabbitmq",
+        "keystone",
+        "glance",
+        "placement",
+        "hosts",
+        "api",
+        "bin",
+        ".cache",
+        "openrc",
+        "lock",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +112,11 @@ class Lab:
         )
 
     @property
+    def compute_urls(self) -> tuple[str, ...]:
+        """The compute API's processes; the first is the catalog's."""
+        return self._control.compute_urls
+
+    @property
     def image_id(self) -> UUID:
         """The guest image in Glance."""
         if self._state.image_id is None:
@@ -157,8 +160,12 @@ class Lab:
         agents: bool = True,
         slots: int = DEFAULT_SLOTS,
         platforms: Sequence[Kind] = (),
+        apis: int | None = None,
+        schedulers: int | None = None,
     ) -> None:
         """Bring up what is not up. A lab never shrinks: ``hosts`` below what it has leaves it as it is.
+
+        Without a number of API and scheduler processes there is one of each where there are ``agents``.
 
         ``platforms`` are those of the first hosts, in order; there are at least as many hosts. Raises ``LabError``;
         what was started until then goes on running, and the next ``up`` continues from there.
@@ -170,16 +177,20 @@ class Lab:
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
         with self._alone():
             await self._remember(hosts, slots, platforms, agents=agents)
+            await self._remember_control(apis, schedulers)
             with self._progress.step("openstack packages") as say:
                 await environment.provide(self.cache, say)
             await self._start_services()
             if self._state.hosts:
                 await self._start_hosts()
                 await self._provide_image()
+            await self._control.prepare()
             if agents:
                 for each in self.hosts:
                     await asyncio.to_thread(self.agent_config, each)
-                await self._supervisor.start_side_by_side(self._agents())
+            await self._supervisor.start_side_by_side([*self._control.services(), *(self._agents() if agents else ())])
+            if self.compute_urls:
+                await self._provide_flavor()
 
     async def down(self, *, purge: bool = False) -> Ended:
         """End everything that carries the lab's mark, its services in order. Harmless when nothing runs.
@@ -226,6 +237,16 @@ class Lab:
         state = state.with_hosts(wanted, slots, platforms=platforms, real=real)
         await self._save(state.model_copy(update={"cache": str(self.cache), "agents": agents}))
 
+    async def _remember_control(self, apis: int | None, schedulers: int | None) -> None:
+        default = int(self._state.agents)
+        state = self._state.model_copy(
+            update={
+                "apis": max(default if apis is None else apis, self._state.apis),
+                "schedulers": max(default if schedulers is None else schedulers, self._state.schedulers),
+            }
+        )
+        await self._save(state.with_ports(control.port_names(state.apis, state.schedulers)))
+
     async def _save(self, state: LabState) -> None:
         self._known = state
         await asyncio.to_thread(state.save, self.directory)
@@ -234,13 +255,13 @@ class Lab:
         cloud = self.cloud
         await asyncio.to_thread(rabbitmq.prepare, self.directory, self._state.ports, self._state.password)
         await asyncio.to_thread(cloud.prepare)
-        await asyncio.to_thread(self._write_openrc)
+        await asyncio.to_thread(self._shell_files.write)
         mapper, node = rabbitmq.services(self.directory, self._state.ports)
         await self._supervisor.start(mapper)
         await self._supervisor.start_side_by_side([node, cloud.keystone(), cloud.glance(), cloud.placement()])
         with self._progress.step("accounts"):
             async with aiohttp.ClientSession() as session:
-                await Accounts(session, cloud).ensure()
+                await Accounts(session, cloud).ensure(next(iter(self.compute_urls), None))
 
     async def _start_hosts(self) -> None:
         for each in self.hosts:
@@ -258,6 +279,26 @@ class Lab:
             say(str(image_id))
         await self._save(self._state.model_copy(update={"image_id": image_id}))
 
+    async def _provide_flavor(self) -> None:
+        with self._progress.step("flavor") as say:
+            async with aiohttp.ClientSession() as session:
+                say(await ensure_flavor(session, self.cloud, self.compute_urls[0]))
+
+    @property
+    def _control(self) -> ControlPlane:
+        return ControlPlane(
+            directory=self.directory,
+            ports=self._state.ports,
+            rabbit_url=self.rabbit_url,
+            cloud=self.cloud,
+            apis=self._state.apis,
+            schedulers=self._state.schedulers,
+        )
+
+    @property
+    def _shell_files(self) -> ShellFiles:
+        return ShellFiles(directory=self.directory, cloud=self.cloud, rabbit_url=self.rabbit_url, hosts=self.hosts)
+
     @property
     def _guest_mark(self) -> dict[str, str]:
         return mark(self.directory, GUESTS)
@@ -266,7 +307,7 @@ class Lab:
         """Daemons first, so that none of them sees its guests or its services vanish; then guests; then the rest."""
         if self._known is None:
             return await self._supervisor.end_marked()
-        ended = await self._supervisor.stop_all(self._agents())
+        ended = await self._supervisor.stop_all([*self._agents(), *self._control.services()])
         # While libvirtd is there to note that they are gone.
         if await self._supervisor.marked(GUESTS):
             with self._progress.step("guests") as say:
@@ -297,6 +338,7 @@ class Lab:
             *(cloud.keystone(), cloud.glance(), cloud.placement()),
             *of_hosts,
             *(self._agents() if self._state.agents else ()),
+            *self._control.services(),
         )
 
     def _agents(self) -> list[Service]:
@@ -314,29 +356,6 @@ class Lab:
         if known.real:
             return RealHost(name=known.name, directory=directory)
         return ComputeHost(name=known.name, directory=directory, slots=known.slots, kind=known.platform)
-
-    def _write_openrc(self) -> None:
-        text = _OPENRC.format(
-            auth_url=f"{self.keystone_url}/v3",
-            user=ADMIN,
-            password=self._state.password,
-            region=openstack.REGION,
-            rabbit_url=self.rabbit_url,
-            tools=shlex.quote(str(self._link_tools())),
-        )
-        for first in self.hosts[:1]:
-            text += _OPENRC_HOST.format(name=first.name, uri=shlex.quote(first.uri))
-        write_durably(self.directory / "openrc", text.encode())
-
-    def _link_tools(self) -> Path:
-        """A directory of the two commands alone: both environments have a Python that a shell should not find."""
-        tools = self.directory / "bin"
-        tools.mkdir(exist_ok=True)
-        for command in (self.cloud.environment / "bin/openstack", Path(sys.executable).with_name("sev-agent")):
-            link = tools / command.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(command)
-        return tools
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

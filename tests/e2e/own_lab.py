@@ -33,7 +33,7 @@ async def own_lab(prefix: str, *, slots: int) -> AsyncIterator[Lab]:
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     lab = Lab(directory, cache=_cache())
     try:
-        await lab.up(hosts=1, agents=False, slots=slots)
+        await lab.up(hosts=1, agents=False, slots=slots, apis=1, schedulers=1)
         yield lab
     finally:
         ended = await lab.down(purge=True)

@@ -11,6 +11,7 @@ from sev_agent.compute.allocation import Resources
 from sev_agent.compute.drift import Kind, Reconciliation
 from sev_agent.compute.record import State
 from sev_agent.openstack.placement import Allocation, Inventory
+from sev_agent.schema import Scheduling
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import (
@@ -181,7 +182,8 @@ async def test_scheduled_claim_waits_for_its_request(hosts: MakeHost) -> None:
 
     assert (await host.reconcile()).is_clean
     assert (await host.reconcile()).is_clean
-    await host.accounting.claim(asked)
+    sent = asked.with_(scheduling=Scheduling())
+    assert await host.requests_of(lambda: host.accounting.claim(sent)) == ["GET", "PUT"]
 
     allocation = await host.placement.allocation(asked.uuid)
     assert allocation is not None

@@ -25,9 +25,11 @@ from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.config import AgentConfig, BuildsSection, NotificationsSection, PlacementSection
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.messaging import envelope
+from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import Priority
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Spool
@@ -107,11 +109,13 @@ class Daemon:
         )
         locks, metrics = InstanceLocks(), Metrics()
         announcements = Announcements(outbox, self.store, machine.name)
+        rescheduling = Rescheduling(cast("RpcClient", None), machine.name)
         operations = Operations(
             store=self.store,
             locks=locks,
             builder=builder,
             power=self.power,
+            rescheduling=rescheduling,
             announcements=announcements,
             metrics=metrics,
             settings=BuildsSection(),
@@ -122,6 +126,7 @@ class Daemon:
             store=self.store,
             locks=locks,
             operations=operations,
+            rescheduling=rescheduling,
             power=self.power,
             accounting=self.accounting,
             announcements=announcements,

@@ -106,26 +106,34 @@ def client(broker: Broker) -> RpcClient:
 
 @dataclass
 class FakeHost:
-    """A compute host that takes builds, and does nothing with them. ``rp`` is the root of its resource providers."""
+    """A compute host that takes builds, and does nothing with them. ``rp`` is the root of its resource providers.
+
+    ``told`` counts the builds that it was told of.
+    """
 
     name: str
     rp: UUID
     slots: int
-    server: RpcServer
     builds: "asyncio.Queue[schema.BuildArguments]" = field(default_factory=asyncio.Queue)
+    told: int = 0
 
-    def taken(self) -> list[UUID]:
-        """The instances that it was told to build, each as often as it was told."""
-        told = [self.builds.get_nowait().instance.uuid for _ in range(self.builds.qsize())]
-        for uuid in told:
-            self._told.append(uuid)
-        return list(self._told)
-
-    _told: list[UUID] = field(default_factory=list)
+    async def build(self, _: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
+        self.told += 1
+        self.builds.put_nowait(arguments)
+        return None
 
     async def next(self) -> schema.BuildArguments:
+        """The next build that it is told of."""
         async with asyncio.timeout(PATIENCE):
             return await self.builds.get()
+
+
+async def told(total: int, *hosts: FakeHost) -> list[int]:
+    """How many builds each host was told of, once they are ``total`` in all: the broker hands them out in its time."""
+    async with asyncio.timeout(PATIENCE):
+        while sum(host.told for host in hosts) < total:  # noqa: ASYNC110 - any of several may be told
+            await asyncio.sleep(0.01)
+    return [host.told for host in hosts]
 
 
 def small(
@@ -150,22 +158,19 @@ async def make_host(placement: Placement, broker: Broker) -> AsyncIterator[MakeH
     """Makes a host that is registered, and alive unless told otherwise."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(slots: int = 2, *, name: str | None = None, alive: bool = True, **resources: Any) -> FakeHost:
-            name = name or f"host-{uuid4().hex[:6]}"
-            given = small(slots, **resources)
-            established = await OwnTree(placement, name).establish(given)
-            assert established.tree is not None
-            builds: asyncio.Queue[schema.BuildArguments] = asyncio.Queue()
-
-            async def build(_: RequestContext, arguments: schema.BuildArguments) -> JsonValue:
-                builds.put_nowait(arguments)
-                return None
-
+        async def make(
+            slots: int = 2, *, name: str | None = None, alive: bool = True, registered: bool = True, **resources: Any
+        ) -> FakeHost:
+            host = FakeHost(name or f"host-{uuid4().hex[:6]}", uuid4(), slots)
+            if registered:
+                tree = (await OwnTree(placement, host.name).establish(small(slots, **resources))).tree
+                assert tree is not None
+                host.rp = tree.root
             consumed = asyncio.Event()
             server = RpcServer(
                 broker,
-                queue=topology.work_queue(name, delivery_limit=5),
-                methods=(Method(name="build_and_run_instance", arguments=schema.BuildArguments, handler=build),),
+                queue=topology.work_queue(host.name, delivery_limit=5),
+                methods=(Method(name="build_and_run_instance", arguments=schema.BuildArguments, handler=host.build),),
                 max_message_bytes=MAX_BYTES,
                 concurrency=16,
                 handler_timeout=30,
@@ -176,7 +181,7 @@ async def make_host(placement: Placement, broker: Broker) -> AsyncIterator[MakeH
                 await stack.enter_async_context(running(server))
                 async with asyncio.timeout(30):
                     await consumed.wait()
-            return FakeHost(name, established.tree.root, slots, server, builds)
+            return host
 
         yield make
 
@@ -265,11 +270,11 @@ class Ear:
     def of(self, uuid: UUID) -> list[Notification]:
         return [heard for heard in self.heard if heard.payload["instance_uuid"] == str(uuid)]
 
-    async def outcome(self, uuid: UUID) -> Notification:
-        """The first ``end`` or ``error`` of ``uuid``."""
+    async def outcome(self, uuid: UUID | None = None) -> Notification:
+        """The first ``end`` or ``error`` of ``uuid``, or of anyone."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                for heard in self.of(uuid):
+                for heard in self.heard if uuid is None else self.of(uuid):
                     if heard.event_type.rsplit(".", 1)[1] in {"end", "error"}:
                         return heard
                 self._arrived.clear()

@@ -135,7 +135,7 @@ def test_instance_without_a_project() -> None:
     assert holding.user_id
 
 
-@pytest.mark.parametrize("state", [None, State.ERROR, State.DELETED])
+@pytest.mark.parametrize("state", [None, State.ERROR, State.RESCHEDULED, State.DELETED])
 def test_stranger(state: State | None) -> None:
     """An encrypted guest that is none of the instances holds by its own size, but no disk."""
     known = None if state is None else record(state)

@@ -227,7 +227,7 @@ def test_bases_in_use(tmp_path: Path) -> None:
 
     used = {base.name for base in bases_in_use(again)()}
 
-    without_disk = {State.ERROR, State.DELETED}
+    without_disk = {State.ERROR, State.RESCHEDULED, State.DELETED}
     assert used == {*(state for state in State if state not in without_disk), "damaged"}
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from sev_agent import schema
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder
@@ -20,11 +22,13 @@ from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.power import Power
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import JournalFailed, Record, RecordStore, State, Superseded
+from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.config import BuildsSection, NotificationsSection
 from sev_agent.errors import Conflict, InvalidRequest, SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.messaging import envelope
-from sev_agent.messaging.envelope import Notification, Priority
+from sev_agent.messaging.client import RpcClient
+from sev_agent.messaging.envelope import Notification, Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Letter, Spool
 from sev_agent.observe.metrics import Metrics
@@ -171,6 +175,22 @@ class Marks:
         self.marked.append(uuid)
 
 
+class Schedulers:
+    """Takes what would go to the schedulers; ``faults`` are raised, one for each cast."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, schema.RescheduleArguments]] = []
+        self.faults: list[Exception] = []
+
+    async def cast(self, method: str, arguments: dict[str, Any], *, queue: str, context: RequestContext) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+        assert (method, queue) == ("reschedule_instance", "sev_scheduler")
+        # As it travels: in JSON.
+        known = schema.parse(schema.RescheduleArguments, json.loads(json.dumps(arguments)))
+        self.asked.append((context.request_id, known))
+
+
 @dataclass
 class Host:
     """A host's instances at work, with all around them."""
@@ -179,6 +199,7 @@ class Host:
     builder: ScriptedBuilder
     power: ScriptedPower
     ear: Ear
+    schedulers: Schedulers
     marks: Marks
     metrics: Metrics
     instances: Instances
@@ -221,6 +242,8 @@ def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int =
     store = RecordStore(directory)
     store.open()
     builder, power, ear, marks, metrics = ScriptedBuilder(store), ScriptedPower(), Ear(), Marks(), Metrics()
+    schedulers = Schedulers()
+    rescheduling = Rescheduling(cast("RpcClient", schedulers), "node1")
     postponed: asyncio.Queue[None] = asyncio.Queue()
     outbox = Outbox(cast("Notifier", ear), Spool(directory.parent / "notifications"), store, NotificationsSection())
     outbox.open()
@@ -231,6 +254,7 @@ def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int =
         locks=locks,
         builder=cast("Builder", builder),
         power=cast("Power", power),
+        rescheduling=rescheduling,
         announcements=announcements,
         metrics=metrics,
         settings=BuildsSection(max_concurrent=max_concurrent, max_power_changes=max_power_changes),
@@ -241,13 +265,14 @@ def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int =
         store=store,
         locks=locks,
         operations=operations,
+        rescheduling=rescheduling,
         power=cast("Power", power),
         accounting=cast("Accounting", marks),
         announcements=announcements,
         metrics=metrics,
         stop_timeout=stop_timeout,
     )
-    host = Host(store, builder, power, ear, marks, metrics, instances, postponed)
+    host = Host(store, builder, power, ear, schedulers, marks, metrics, instances, postponed)
     host.tasks = [asyncio.create_task(outbox.run()), asyncio.create_task(instances.run())]
     return host
 

@@ -15,7 +15,7 @@ from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.envelope import RequestContext
-from sev_agent.schema import Instance, parse
+from sev_agent.schema import Instance, Scheduling, parse
 from tests.requests import record, requested
 
 LEAKED = uuid4()
@@ -28,8 +28,8 @@ class Known:
         self._records = {known.uuid: known for known in records}
         self.calls: list[tuple[Any, ...]] = []
 
-    async def build(self, asked: Instance, request_id: str) -> Record:
-        self.calls.append(("build", asked.uuid, request_id))
+    async def build(self, asked: Instance, request_id: str, scheduling: Scheduling | None) -> Record:
+        self.calls.append(("build", asked.uuid, request_id, scheduling))
         return Record.accept(asked, request_id)
 
     async def terminate(self, uuid: UUID, request_id: str) -> None:
@@ -81,11 +81,16 @@ async def test_work(store: RecordStore) -> None:
     known, uuid = Known(), uuid4()
 
     built = await ask(known, store, "build_and_run_instance", instance=requested(uuid))
+    await ask(known, store, "build_and_run_instance", instance=requested(uuid), scheduling={"forced_host": "node1"})
     terminated = await ask(known, store, "terminate_instance", instance_uuid=str(uuid))
 
     assert built == {"uuid": str(uuid), "state": "building"}
     assert terminated is None
-    assert known.calls == [("build", uuid, "req-1"), ("terminate", uuid, "req-1")]
+    assert known.calls == [
+        ("build", uuid, "req-1", None),
+        ("build", uuid, "req-1", Scheduling(forced_host="node1")),
+        ("terminate", uuid, "req-1"),
+    ]
 
 
 async def test_reconcile(store: RecordStore) -> None:

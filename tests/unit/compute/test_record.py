@@ -287,7 +287,7 @@ def test_removed_files(store: RecordStore) -> None:
 
 
 def test_forgotten(store: RecordStore) -> None:
-    """Only deletions that ended are forgotten, and only old ones."""
+    """Only what has left is forgotten, deleted or built elsewhere, and only what left long ago."""
     long_ago = datetime.now(UTC) - timedelta(days=2)
     old = {state: record(state).model_copy(update={"updated_at": long_ago}) for state in State}
     young = record(State.DELETED)
@@ -296,7 +296,7 @@ def test_forgotten(store: RecordStore) -> None:
 
     store.forget_deleted(older_than=timedelta(days=1))
 
-    kept = {one.uuid for one in old.values()} - {old[State.DELETED].uuid} | {young.uuid}
+    kept = {one.uuid for one in old.values()} - {old[State.DELETED].uuid, old[State.RESCHEDULED].uuid} | {young.uuid}
     assert {one.uuid for one in store} == kept
     assert {one.uuid for one in opened(store.directory)} == kept
 
@@ -349,6 +349,7 @@ def test_saves_at_once(store: RecordStore) -> None:
         (State.STOPPED, False, True),
         (State.FAILING, True, True),
         (State.ERROR, False, False),
+        (State.RESCHEDULED, False, False),
         (State.DELETING, True, True),
         (State.DELETED, False, False),
     ],
