@@ -86,7 +86,7 @@ def every_route(
         *ServerRoutes(servers, creation, actions, zone=zone, max_limit=most).routes(),
         *TagRoutes(servers).routes(),
         *KeypairRoutes(Keypairs(database), max_limit=most).routes(),
-        *CloudRoutes(database, servers, config.quota, zone=zone).routes(),
+        *CloudRoutes(database, servers, config.quota, config.networks, zone=zone).routes(),
     )
 
 

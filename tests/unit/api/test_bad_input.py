@@ -109,7 +109,6 @@ async def test_somebody_elses_server_in_lists(api: InProcessApi) -> None:
         ({"name": ""}, "server.name"),
         ({"name": "   "}, "server.name"),
         ({"name": "a\nb"}, "server.name"),
-        ({"name": "größe"}, "server.name"),
         ({"name": 5}, "server.name"),
         ({"name": None}, "server.name"),
         ({"flavorRef": None}, "server.flavorRef"),
