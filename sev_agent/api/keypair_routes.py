@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from sev_agent.api.caller import Role
-from sev_agent.api.faults import BadRequest, Forbidden
+from sev_agent.api.faults import Forbidden
 from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.paging import next_links
@@ -30,9 +30,19 @@ class NewKeypair(Body):
     """``user_id``, of somebody else, is for administrators."""
 
     name: KeypairName
-    public_key: Annotated[str, Field(max_length=65535)] | None = None
-    type: Literal["ssh", "x509"] = "ssh"
+    public_key: Annotated[str, Field(max_length=65535)]
+    type: Literal["ssh"] = "ssh"
     user_id: UserId | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_key(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("public_key") is None:
+            raise ValueError(
+                "public_key is required: this service generates no keys, so that nobody but you has the private one;"
+                " generate one with ssh-keygen, and import its public half"
+            )
+        return value
 
 
 class CreateKeypair(Body):
@@ -99,14 +109,6 @@ class KeypairRoutes:
     async def _create(self, call: Call) -> Answer:
         """Import a public key."""
         asked = call.body_as(CreateKeypair).keypair
-        if asked.type != "ssh":
-            raise BadRequest(f"keys of type '{asked.type}' are not offered", field="keypair.type", remedy="use 'ssh'")
-        if asked.public_key is None:
-            raise BadRequest(
-                "is required: this service generates no keys, so that nobody but you has the private one",
-                field="keypair.public_key",
-                remedy="generate one with ssh-keygen, and import its public half",
-            )
         made = await self._keypairs.add(_owner(call, asked.user_id), asked.name, asked.public_key)
         return Answer(
             body={"keypair": {**_brief(made, call), "user_id": made.user_id}},

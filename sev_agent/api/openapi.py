@@ -55,7 +55,22 @@ def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
     _, found = models_json_schema(
         [(model, "validation") for model in models], by_alias=True, ref_template=f"{_SCHEMAS}{{model}}"
     )
-    return dict(found.get("$defs", {}))
+    schemas: dict[str, Any] = found.get("$defs", {})
+    _close(schemas)
+    return schemas
+
+
+def _close(schema: Any) -> None:
+    """Say of every object whose keys have a pattern that it has no other keys: pydantic refuses them silently."""
+    match schema:
+        case dict():
+            if "patternProperties" in schema:
+                schema.setdefault("additionalProperties", False)
+            for value in schema.values():
+                _close(value)
+        case list():
+            for value in schema:
+                _close(value)
 
 
 def _operation(route: Route, schemas: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, RootModel
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel
 
 from sev_agent.api.body import parse
 from sev_agent.api.caller import Role
@@ -39,15 +39,32 @@ class _Reboot(Body):
 def _length(value: Any) -> Any:
     """-1 and none ask for all."""
     value = number(value)
-    return None if value in {-1, "-1"} else value
+    # No set: what is sent may have no hash.
+    return None if value in (-1, "-1") else value
 
 
 class _Console(Body):
     length: Annotated[Annotated[int, Field(ge=0, le=100_000)] | None, BeforeValidator(_length)] = None
 
 
+def _describe_actions(schema: dict[str, Any]) -> None:
+    arguments = {
+        "os-start": {"type": "null"},
+        "os-stop": {"type": "null"},
+        "reboot": _Reboot.model_json_schema(),
+        "os-getConsoleOutput": _Console.model_json_schema(),
+    }
+    schema.clear()
+    schema["oneOf"] = [
+        {"type": "object", "properties": {name: what}, "required": [name], "additionalProperties": False}
+        for name, what in arguments.items()
+    ]
+
+
 class ServerAction(RootModel[Annotated[dict[str, Any], Field(min_length=1, max_length=1)]]):
     """One action by its name, with what it is told."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_actions)
 
 
 class ServerRoutes:

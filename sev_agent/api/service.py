@@ -86,7 +86,7 @@ def every_route(
         *ServerRoutes(servers, creation, actions, zone=zone, max_limit=most).routes(),
         *TagRoutes(servers).routes(),
         *KeypairRoutes(Keypairs(database), max_limit=most).routes(),
-        *CloudRoutes(database, servers, config.quota, zone=zone).routes(),
+        *CloudRoutes(database, servers, config.quota, config.networks, zone=zone).routes(),
     )
 
 
@@ -103,6 +103,7 @@ class ApiService:
         dependencies = [Dependency.DATABASE, Dependency.BROKER]
         if config.auth.type == "password":
             dependencies.append(Dependency.KEYSTONE)
+        self._tokens: KeystoneTokens | None = None
         self._health = Health(dependencies, on_change=self._on_health)
         self._database = Database(config.database)
         self._broker = Broker(
@@ -161,6 +162,8 @@ class ApiService:
             "watchdog": feed_watchdog(self._manager, self._is_alive),
             "api": self._socket.run(),
         }
+        if self._tokens is not None:
+            parts["keystone"] = self._tokens.watch()
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
@@ -182,6 +185,7 @@ class ApiService:
             on_request=self._count_request,
             on_reached=self._on_keystone,
         )
+        self._tokens = tokens
         return identity, KeystoneAuthenticator(tokens)
 
     async def _watch_keystone(self) -> None:

@@ -32,7 +32,7 @@ class TagRoutes:
             Route("PUT", tags, "replaceTags", self._replace, role=member, body=AllTags, since=_SINCE),
             Route("DELETE", tags, "deleteTags", self._clear, role=member, status=204, since=_SINCE),
             Route("GET", one, "checkTag", self._check, status=204, since=_SINCE),
-            Route("PUT", one, "addTag", self._add, role=member, status=201, since=_SINCE),
+            Route("PUT", one, "addTag", self._add, role=member, status=201, other_statuses=(204,), since=_SINCE),
             Route("DELETE", one, "deleteTag", self._remove, role=member, status=204, since=_SINCE),
         )
 

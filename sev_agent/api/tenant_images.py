@@ -11,6 +11,7 @@ from sev_agent.openstack.exchange import Forbidden as GlanceForbids
 from sev_agent.openstack.exchange import RequestObserver, RequestRefused, ignore_request
 from sev_agent.openstack.glance import Glance, Image, ImageNotFound
 from sev_agent.openstack.identity import AuthenticationFailed, BorrowedIdentity, Identity
+from sev_agent.sev.image_form import ImageForm, check_form
 
 
 class TenantImages:
@@ -30,7 +31,10 @@ class TenantImages:
         self._on_request = on_request
 
     async def get(self, caller: Caller, image_id: str) -> Image:
-        """Raises ``BadRequest`` for an image that is not there or not active, ``Unauthorized``, ``Unavailable``."""
+        """Raises ``BadRequest`` for an image that is not there, ``Unauthorized``, ``Unavailable``.
+
+        Also ``ImageInactive`` and ``ImageFormatUnsupported``: such an image would fail on every host.
+        """
         identity = self._identity if caller.token is None else BorrowedIdentity(caller.token, self._identity)
         glance = Glance(self._session, identity, self._settings, on_request=self._on_request)
         try:
@@ -45,6 +49,7 @@ class TenantImages:
             if caller.token is None:
                 raise
             raise Unauthorized("Glance does not accept the token (any more).") from error
-        if image.status != "active":
-            raise BadRequest(f"Image {image_id} is not active: it is {image.status}.", field="server.imageRef")
+        check_form(
+            ImageForm(status=image.status, disk_format=image.disk_format, container_format=image.container_format)
+        )
         return image

@@ -5,10 +5,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from sev_agent.cli import output
 from sev_agent.errors import SevAgentError
 from sev_agent.lab import packages
 from sev_agent.lab.cloud import DEFAULT_DIRECTORY, DEFAULT_SLOTS, Lab
+from sev_agent.lab.platform.emulator.failures import FAILURES
 from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.progress import OnConsole
 from sev_agent.lab.service import LabError
@@ -69,13 +70,26 @@ def up(
             show_default=False,
         ),
     ] = None,
+    apis: Annotated[
+        int | None, typer.Option(min=0, max=9, help="Processes of the compute API. [default: 1]", show_default=False)
+    ] = None,
+    schedulers: Annotated[
+        int | None, typer.Option(min=0, max=9, help="Scheduler processes. [default: 1]", show_default=False)
+    ] = None,
     agents: Annotated[bool, typer.Option(help="Start the host daemon of every host.")] = True,
     install: Annotated[bool, typer.Option(help="Install what is missing of the system packages.")] = True,
 ) -> None:
     """Bring the lab up: what is up stays as it is, what is missing is started."""
     with _errors():
         kinds = _kinds(platforms)
-        lab = bring_up(directory, cache, hosts=hosts, slots=slots, platforms=kinds, agents=agents, install=install)
+        lab = bring_up(
+            directory,
+            cache,
+            lambda lab: lab.up(
+                hosts=hosts, slots=slots, platforms=kinds, apis=apis, schedulers=schedulers, agents=agents
+            ),
+            install=install,
+        )
     _say(
         f"  what runs:     sev-agent lab status{_option(lab)}",
         f"  what it says:  sev-agent lab logs{_option(lab)} NAME",
@@ -85,16 +99,9 @@ def up(
 
 
 def bring_up(
-    directory: Path,
-    cache: Path | None,
-    *,
-    hosts: int | None = None,
-    slots: int = DEFAULT_SLOTS,
-    platforms: Sequence[Kind] = (),
-    agents: bool = True,
-    install: bool = True,
+    directory: Path, cache: Path | None, up: Callable[[Lab], Coroutine[Any, Any, None]], *, install: bool = True
 ) -> Lab:
-    """Bring the lab in ``directory`` up, showing how it goes. Raises ``LabError``."""
+    """Bring the lab in ``directory`` ``up``, showing how it goes. Raises ``LabError``."""
     _need_root()
     started = time.monotonic()
     with OnConsole(console := Console(stderr=True)) as progress:
@@ -103,7 +110,7 @@ def bring_up(
             with progress.step("system packages") as say:
                 missing = packages.install("lab", say=progress.note)
                 say(f"installed {len(missing)}" if missing else "were there")
-        asyncio.run(lab.up(hosts=hosts, agents=agents, slots=slots, platforms=platforms))
+        asyncio.run(up(lab))
         console.print(f"The lab in {lab.directory} is up after {time.monotonic() - started:.0f} s.", highlight=False)
     return lab
 
@@ -146,6 +153,24 @@ def logs(
             typer.echo(line)
         if follow:
             _follow(path)
+
+
+@app.command()
+def fail(
+    host: Annotated[str, typer.Argument(help="A host of the lab, such as compute-1.")],
+    name: Annotated[str | None, typer.Argument(help="How launches fail; without it, they succeed again.")] = None,
+    times: Annotated[int | None, typer.Option(min=1, help="How many launches. [default: all]")] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Let the simulated platform of a host refuse guests, as a real one would."""
+    with _errors():
+        failures = Lab(directory).failures(host)
+        if name is None:
+            failures.disarm()
+            return
+        if name not in FAILURES:
+            raise LabError(f"there is no failure '{name}'", remedy=f"there are: {', '.join(FAILURES)}")
+        failures.arm(name, times)
 
 
 @app.command()

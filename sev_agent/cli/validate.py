@@ -9,6 +9,7 @@ from sev_agent.cli import output, verdicts
 from sev_agent.cli.credentials import ComputeEndpoint, ImageEndpoint, cloud
 from sev_agent.openstack.compute_api import Flavor
 from sev_agent.openstack.glance import Image
+from sev_agent.sev.image_form import ImageForm, judge_form
 from sev_agent.sev.rules import judge
 from sev_agent.sev.sizes import Sizes
 
@@ -36,7 +37,12 @@ def validate(
         min_disk=found_image.min_disk,
         virtual_size=found_image.virtual_size,
     )
-    judged = judge(found_flavor.extra_specs, found_image.properties, sizes)
+    form = ImageForm(
+        status=found_image.status,
+        disk_format=found_image.disk_format,
+        container_format=found_image.container_format,
+    )
+    judged = (*judge_form(form), *judge(found_flavor.extra_specs, found_image.properties, sizes))
     accepted = all(verdict.ok for verdict in judged)
     if as_json:
         output.print_json(

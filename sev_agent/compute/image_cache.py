@@ -21,7 +21,6 @@ from sev_agent.compute.image_download import (
     expected_hash,
 )
 from sev_agent.compute.image_inspection import (
-    DiskFormat,
     ImageError,
     declared_format,
     inspect,
@@ -31,6 +30,7 @@ from sev_agent.compute.qcow2 import BadHeader
 from sev_agent.config import ImagesSection
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.glance import Image
+from sev_agent.sev.image_form import DiskFormat
 from sev_agent.sev.sizes import GIB
 from sev_agent.uninterrupted import in_thread
 

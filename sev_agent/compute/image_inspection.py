@@ -8,7 +8,6 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from sev_agent.config import ImagesSection
 from sev_agent.errors import SevAgentError
 from sev_agent.openstack.glance import Image
 from sev_agent.schema import Flavor
+from sev_agent.sev.image_form import DiskFormat, ImageForm, check_form
 from sev_agent.sev.sizes import Sizes, check_sizes
 
 FIELD = "instance.image.id"
@@ -27,13 +27,6 @@ _CHECK_FOUND_ERRORS = 2
 _CHECK_FOUND_LEAKS = 3
 
 
-class DiskFormat(StrEnum):
-    """The disk formats that are accepted. Every other one can name files of the host, or is too rare to be tested."""
-
-    QCOW2 = "qcow2"
-    RAW = "raw"
-
-
 class ImageError(SevAgentError):
     """An image cannot be used."""
 
@@ -41,18 +34,6 @@ class ImageError(SevAgentError):
 
     def __init__(self, message: str, *, remedy: str, field: str = FIELD) -> None:
         super().__init__(message, field=field, remedy=remedy)
-
-
-class ImageInactive(ImageError):
-    """The image has no data yet, or no longer."""
-
-    code = "image.inactive"
-
-
-class ImageFormatUnsupported(ImageError):
-    """The image's declared format is not one that this host takes."""
-
-    code = "image.format_unsupported"
 
 
 class ImageFormatMismatch(ImageError):
@@ -105,29 +86,15 @@ def check_declared(image: Image, flavor: Flavor) -> None:
 
     Raises ``ImageInactive``, ``ImageFormatUnsupported``, ``FlavorTooSmall``, ``ImageTooLarge``.
     """
-    if image.status != "active":
-        raise ImageInactive(
-            f"image {image.id} has status '{image.status}', not 'active'",
-            remedy="upload the image's data, or reactivate it, and wait until 'openstack image show' says 'active'",
-        )
     declared_format(image)
-    if image.container_format not in {None, "bare"}:
-        raise ImageFormatUnsupported(
-            f"image {image.id} has container format '{image.container_format}'; only 'bare' is accepted",
-            remedy="unpack the disk image and upload it with --container-format bare",
-        )
     check_fits(image.virtual_size, image, flavor)
 
 
 def declared_format(image: Image) -> DiskFormat:
-    """The format that Glance declares. Raises ``ImageFormatUnsupported``."""
-    try:
-        return DiskFormat(image.disk_format or "")
-    except ValueError:
-        raise ImageFormatUnsupported(
-            f"image {image.id} has disk format '{image.disk_format}'; only 'qcow2' and 'raw' are accepted",
-            remedy="convert it (qemu-img convert -O qcow2 SOURCE TARGET) and upload it with --disk-format qcow2",
-        ) from None
+    """The format that Glance declares. Raises ``ImageInactive``, ``ImageFormatUnsupported``."""
+    return check_form(
+        ImageForm(status=image.status, disk_format=image.disk_format, container_format=image.container_format)
+    )
 
 
 def check_fits(virtual_size: int | None, image: Image, flavor: Flavor) -> None:

@@ -9,6 +9,8 @@ from pydantic import SecretStr
 
 from sev_agent.config import AuthSection, ServiceSection
 from sev_agent.lab.openstack import REGION, SERVICE_PROJECT, SERVICE_USER, OpenStack
+from sev_agent.lab.side_by_side import side_by_side
+from sev_agent.lab.tenants import PROJECTS, ROLES, TENANTS, Tenant
 from sev_agent.openstack.client import ServiceClient
 from sev_agent.openstack.identity import KeystoneIdentity
 
@@ -54,13 +56,26 @@ class Accounts:
         for role_name in ("admin", "service"):
             role = await self._make("roles", {"name": role_name})
             await self._keystone.request("PUT", f"/v3/projects/{project}/users/{user}/roles/{role}", accepted={204})
-        for name, kind, url in (
-            ("glance", "image", self._cloud.glance_url),
-            ("placement", "placement", self._cloud.placement_url),
-        ):
-            service = await self._make("services", {"name": name, "type": kind})
-            where = {"service_id": service, "interface": "public", "region_id": REGION}
-            await self._make("endpoints", where, {"url": url})
+        await self._list("glance", "image", self._cloud.glance_url)
+        await self._list("placement", "placement", self._cloud.placement_url)
+
+    async def ensure_tenants(self, compute_url: str) -> None:
+        """The compute API's entry in the catalog, and the tenants who use it."""
+        await self._list("sev-agent", "compute", compute_url)
+        projects = {name: await self._make("projects", {"name": name, "domain_id": _DOMAIN}) for name in PROJECTS}
+        roles = {name: await self._make("roles", {"name": name}) for name in ROLES}
+        await side_by_side(*(self._make_tenant(each, projects[each.project], roles[each.role]) for each in TENANTS))
+
+    async def _list(self, name: str, kind: str, url: str) -> None:
+        """Put the service ``name`` into the catalog."""
+        service = await self._make("services", {"name": name, "type": kind})
+        where = {"service_id": service, "interface": "public", "region_id": REGION}
+        await self._make("endpoints", where, {"url": url})
+
+    async def _make_tenant(self, tenant: Tenant, project: str, role: str) -> None:
+        password = tenant.password(self._cloud.password)
+        user = await self._make("users", {"name": tenant.name, "domain_id": _DOMAIN}, {"password": password})
+        await self._keystone.request("PUT", f"/v3/projects/{project}/users/{user}/roles/{role}", accepted={204})
 
     async def _make(self, kind: str, key: Mapping[str, str], more: Mapping[str, str] | None = None) -> str:
         """The identifier of the one ``kind`` (a plural) that ``key`` describes, created with ``more`` if missing."""

@@ -1,13 +1,7 @@
 """A whole cloud on one machine: bringing it up, asking how it does, taking it down."""
 
 import asyncio
-import contextlib
-import fcntl
-import os
-import shlex
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -15,45 +9,26 @@ from uuid import UUID
 import aiohttp
 
 from sev_agent.durable import write_durably
-from sev_agent.lab import agents, environment, images, openstack, rabbitmq
-from sev_agent.lab.accounts import ADMIN, Accounts
+from sev_agent.lab import agents, control, environment, images, openrc, openstack, rabbitmq
+from sev_agent.lab.accounts import Accounts
+from sev_agent.lab.control import ControlPlane
+from sev_agent.lab.directory import alone, check_directory, mounts_below, remove_files
+from sev_agent.lab.flavors import ensure_flavor
 from sev_agent.lab.host import Host, RealHost, has_working_sev
+from sev_agent.lab.openrc import ShellFiles, StockClient
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.failures import Armed
 from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress, Silent
 from sev_agent.lab.service import GUESTS, LabError, Service, mark
+from sev_agent.lab.side_by_side import side_by_side
 from sev_agent.lab.state import FILE_NAME, HostState, LabState
 from sev_agent.lab.supervisor import ServiceStatus, Supervisor
 
 DEFAULT_DIRECTORY = Path("/var/lib/sev-agent-lab")
 DEFAULT_SLOTS = 15
-
-# sizeof(sun_path) of a UNIX socket's address; the last byte ends the string.
-_SOCKET_PATH_MAX = 107
-_LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
-
-# What ``down --purge`` may remove: a directory given by mistake keeps everything else.
-_OWN = frozenset({"log", "rabbitmq", "keystone", "glance", "placement", "hosts", "bin", ".cache", "openrc", "lock"})
-
-_OPENRC = """\
-export OS_AUTH_URL={auth_url}
-export OS_IDENTITY_API_VERSION=3
-export OS_USERNAME={user}
-export OS_PASSWORD='{password}'
-export OS_PROJECT_NAME={user}
-export OS_USER_DOMAIN_NAME=Default
-export OS_PROJECT_DOMAIN_NAME=Default
-export OS_REGION_NAME={region}
-export SEV_AGENT_BROKER_URL='{rabbit_url}'
-export PATH={tools}:"$PATH"
-"""
-# The host that commands ask which name none.
-_OPENRC_HOST = """\
-export SEV_AGENT_HOST={name}
-export LIBVIRT_DEFAULT_URI={uri}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +89,20 @@ class Lab:
         )
 
     @property
+    def compute_urls(self) -> tuple[str, ...]:
+        """The compute API's processes; the first is the catalog's."""
+        return self._control.compute_urls
+
+    @property
+    def scheduler_config(self) -> Path | None:
+        """What ``sev-agent hosts`` reads, where there is a scheduler."""
+        return self._control.scheduler_config
+
+    def stock_client(self, user: str) -> StockClient:
+        """The stock ``openstack`` command as the operator ``admin``, or as a tenant such as ``red-member``."""
+        return StockClient(self.cloud, openrc.users(self.cloud)[user])
+
+    @property
     def image_id(self) -> UUID:
         """The guest image in Glance."""
         if self._state.image_id is None:
@@ -127,6 +116,14 @@ class Lab:
     def host(self, name: str) -> Host:
         """The host of this name. Raises ``LabError``."""
         return next((host for host in self.hosts if host.name == name), None) or _no_host(name)
+
+    def failures(self, name: str) -> Armed:
+        """What launches on the host of this name are to fail with. Raises ``LabError`` where none is simulated."""
+        match self.host(name):
+            case ComputeHost() as host:
+                return host.failures
+            case _:
+                raise LabError(f"{name} is a real machine, whose platform does not fail by command")
 
     def http_url(self, host: Host) -> str:
         """Where the daemon of ``host`` serves health and metrics."""
@@ -157,8 +154,12 @@ class Lab:
         agents: bool = True,
         slots: int = DEFAULT_SLOTS,
         platforms: Sequence[Kind] = (),
+        apis: int | None = None,
+        schedulers: int | None = None,
     ) -> None:
         """Bring up what is not up. A lab never shrinks: ``hosts`` below what it has leaves it as it is.
+
+        Without a number of API and scheduler processes there is one of each where there are ``agents``.
 
         ``platforms`` are those of the first hosts, in order; there are at least as many hosts. Raises ``LabError``;
         what was started until then goes on running, and the next ``up`` continues from there.
@@ -168,18 +169,18 @@ class Lab:
         check_directory(self.directory)
         await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self.directory):
             await self._remember(hosts, slots, platforms, agents=agents)
+            await self._remember_control(apis, schedulers)
             with self._progress.step("openstack packages") as say:
                 await environment.provide(self.cache, say)
             await self._start_services()
-            if self._state.hosts:
-                await self._start_hosts()
-                await self._provide_image()
-            if agents:
-                for each in self.hosts:
-                    await asyncio.to_thread(self.agent_config, each)
-                await self._supervisor.start_side_by_side(self._agents())
+            await side_by_side(self._start_hosts(), self._provide_tenants(), self._control.prepare())
+            for each in self.hosts if agents else ():
+                await asyncio.to_thread(self.agent_config, each)
+            await self._supervisor.start_side_by_side([*self._control.services(), *(self._agents() if agents else ())])
+            if self.compute_urls:
+                await self._provide_flavor()
 
     async def down(self, *, purge: bool = False) -> Ended:
         """End everything that carries the lab's mark, its services in order. Harmless when nothing runs.
@@ -188,7 +189,7 @@ class Lab:
         """
         # The directory may have been removed from below its processes; it is also where the lock is.
         await asyncio.to_thread(self.directory.mkdir, parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self.directory):
             ended = await self._end()
             left = await self._supervisor.marked()
             mounts = await asyncio.to_thread(mounts_below, self.directory)
@@ -196,7 +197,7 @@ class Lab:
                 for each in self.hosts if self._known else ():
                     await each.cleanup()
                 if purge:
-                    await asyncio.to_thread(self._remove_files)
+                    await asyncio.to_thread(self._forget)
         return Ended(processes=tuple(ended), left=tuple(left), mounts=mounts)
 
     async def status(self) -> list[ServiceStatus]:
@@ -226,6 +227,16 @@ class Lab:
         state = state.with_hosts(wanted, slots, platforms=platforms, real=real)
         await self._save(state.model_copy(update={"cache": str(self.cache), "agents": agents}))
 
+    async def _remember_control(self, apis: int | None, schedulers: int | None) -> None:
+        default = int(self._state.agents)
+        state = self._state.model_copy(
+            update={
+                "apis": max(default if apis is None else apis, self._state.apis),
+                "schedulers": max(default if schedulers is None else schedulers, self._state.schedulers),
+            }
+        )
+        await self._save(state.with_ports(control.port_names(state.apis, state.schedulers)))
+
     async def _save(self, state: LabState) -> None:
         self._known = state
         await asyncio.to_thread(state.save, self.directory)
@@ -234,7 +245,7 @@ class Lab:
         cloud = self.cloud
         await asyncio.to_thread(rabbitmq.prepare, self.directory, self._state.ports, self._state.password)
         await asyncio.to_thread(cloud.prepare)
-        await asyncio.to_thread(self._write_openrc)
+        await asyncio.to_thread(self._shell_files.write)
         mapper, node = rabbitmq.services(self.directory, self._state.ports)
         await self._supervisor.start(mapper)
         await self._supervisor.start_side_by_side([node, cloud.keystone(), cloud.glance(), cloud.placement()])
@@ -246,6 +257,14 @@ class Lab:
         for each in self.hosts:
             await each.prepare()
         await self._supervisor.start_chains(each.services(self._guest_mark) for each in self.hosts)
+        if self.hosts:
+            await self._provide_image()
+
+    async def _provide_tenants(self) -> None:
+        for first in self.compute_urls[:1]:
+            with self._progress.step("tenants"):
+                async with aiohttp.ClientSession() as session:
+                    await Accounts(session, self.cloud).ensure_tenants(first)
 
     async def _provide_image(self) -> None:
         from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415
@@ -258,6 +277,32 @@ class Lab:
             say(str(image_id))
         await self._save(self._state.model_copy(update={"image_id": image_id}))
 
+    async def _provide_flavor(self) -> None:
+        with self._progress.step("flavor") as say:
+            async with aiohttp.ClientSession() as session:
+                say(await ensure_flavor(session, self.cloud, self.compute_urls[0]))
+
+    @property
+    def _control(self) -> ControlPlane:
+        return ControlPlane(
+            directory=self.directory,
+            ports=self._state.ports,
+            rabbit_url=self.rabbit_url,
+            cloud=self.cloud,
+            apis=self._state.apis,
+            schedulers=self._state.schedulers,
+        )
+
+    @property
+    def _shell_files(self) -> ShellFiles:
+        return ShellFiles(
+            directory=self.directory,
+            cloud=self.cloud,
+            rabbit_url=self.rabbit_url,
+            hosts=self.hosts,
+            scheduler_config=self._control.scheduler_config,
+        )
+
     @property
     def _guest_mark(self) -> dict[str, str]:
         return mark(self.directory, GUESTS)
@@ -266,7 +311,7 @@ class Lab:
         """Daemons first, so that none of them sees its guests or its services vanish; then guests; then the rest."""
         if self._known is None:
             return await self._supervisor.end_marked()
-        ended = await self._supervisor.stop_all(self._agents())
+        ended = await self._supervisor.stop_all([*self._agents(), *self._control.services()])
         # While libvirtd is there to note that they are gone.
         if await self._supervisor.marked(GUESTS):
             with self._progress.step("guests") as say:
@@ -276,16 +321,10 @@ class Lab:
         ended += await self._supervisor.stop_all(self._services())
         return ended + await self._supervisor.end_marked()
 
-    def _remove_files(self) -> None:
+    def _forget(self) -> None:
         # Its memory of itself goes first: half a lab must not be taken for one.
         (self.directory / FILE_NAME).unlink(missing_ok=True)
-        for entry in self.directory.iterdir():
-            if entry.name not in _OWN:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        remove_files(self.directory)
         self._known = self._damage = None
 
     def _services(self) -> tuple[Service, ...]:
@@ -297,6 +336,7 @@ class Lab:
             *(cloud.keystone(), cloud.glance(), cloud.placement()),
             *of_hosts,
             *(self._agents() if self._state.agents else ()),
+            *self._control.services(),
         )
 
     def _agents(self) -> list[Service]:
@@ -315,65 +355,6 @@ class Lab:
             return RealHost(name=known.name, directory=directory)
         return ComputeHost(name=known.name, directory=directory, slots=known.slots, kind=known.platform)
 
-    def _write_openrc(self) -> None:
-        text = _OPENRC.format(
-            auth_url=f"{self.keystone_url}/v3",
-            user=ADMIN,
-            password=self._state.password,
-            region=openstack.REGION,
-            rabbit_url=self.rabbit_url,
-            tools=shlex.quote(str(self._link_tools())),
-        )
-        for first in self.hosts[:1]:
-            text += _OPENRC_HOST.format(name=first.name, uri=shlex.quote(first.uri))
-        write_durably(self.directory / "openrc", text.encode())
-
-    def _link_tools(self) -> Path:
-        """A directory of the two commands alone: both environments have a Python that a shell should not find."""
-        tools = self.directory / "bin"
-        tools.mkdir(exist_ok=True)
-        for command in (self.cloud.environment / "bin/openstack", Path(sys.executable).with_name("sev-agent")):
-            link = tools / command.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(command)
-        return tools
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other lab commands out of this directory. The lock goes with the process that holds it."""
-        with (self.directory / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LabError(
-                    f"another 'sev-agent lab' command is at work in {self.directory}", remedy="wait until it has ended"
-                ) from None
-            yield
-
 
 def _no_host(name: str) -> Host:
     raise LabError(f"the lab has no host '{name}'", remedy="see 'sev-agent lab status'")
-
-
-def check_directory(directory: Path) -> None:
-    """Raises ``LabError`` for a directory in which the paths of UNIX sockets would be too long for the kernel."""
-    longest = directory / _LONGEST_SOCKET
-    excess = len(os.fsencode(longest)) - _SOCKET_PATH_MAX
-    if excess > 0:
-        raise LabError(
-            f"{directory} is too long by {excess} bytes: the socket {longest} would pass the limit of 108 bytes",
-            remedy="choose a shorter directory with --dir",
-        )
-
-
-def mounts_below(directory: Path) -> tuple[str, ...]:
-    """The mount points in or below ``directory``, in every mount namespace that a process is in. Blocks on /proc."""
-    tables: dict[Path, str] = {}
-    for process in Path("/proc").iterdir():
-        # A process may end at any moment; its namespace then has others that tell, or is gone too.
-        with contextlib.suppress(OSError):
-            if process.name.isdecimal() and (namespace := (process / "ns/mnt").readlink()) not in tables:
-                tables[namespace] = (process / "mountinfo").read_text()
-    lines = (line for table in tables.values() for line in table.splitlines())
-    points = {line.split()[4].encode().decode("unicode_escape").encode("latin-1") for line in lines}
-    return tuple(sorted(point for point in map(os.fsdecode, points) if Path(point).is_relative_to(directory)))

@@ -40,7 +40,10 @@ class HostState(BaseModel):
 
 
 class LabState(BaseModel):
-    """The file ``lab.json``. ``agents`` says whether the hosts' daemons belong to the lab."""
+    """The file ``lab.json``.
+
+    ``agents`` says whether the hosts' daemons belong to the lab; ``apis`` and ``schedulers`` count those processes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +51,8 @@ class LabState(BaseModel):
     password: str
     hosts: tuple[HostState, ...] = ()
     agents: bool = True
+    apis: int = Field(default=0, ge=0)
+    schedulers: int = Field(default=0, ge=0)
     image_id: UUID | None = None
     cache: str
 
@@ -74,6 +79,13 @@ class LabState(BaseModel):
         names = tuple(port_names)
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         return cls(ports=ports, password=secrets.token_urlsafe(18), cache=str(cache))
+
+    def with_ports(self, names: Iterable[str]) -> Self:
+        """The same lab with a port for each of ``names``; those that are known stay."""
+        missing = [name for name in names if name not in self.ports]
+        taken = {*self.ports.values(), *(host.http_port for host in self.hosts)}
+        found = dict(zip(missing, free_ports(len(missing), taken), strict=True))
+        return self.model_copy(update={"ports": {**self.ports, **found}})
 
     def with_hosts(self, count: int, slots: int, *, platforms: Sequence[Kind] = (), real: bool = False) -> Self:
         """The same lab with hosts ``compute-1`` ... ``compute-<count>``; those that are known keep what they have.

@@ -17,12 +17,15 @@ from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.openstack.client import ServiceClient
 from sev_agent.openstack.exchange import RequestObserver, ignore_request
 from sev_agent.openstack.identity import AuthenticationFailed, Identity
+from sev_agent.uninterrupted import raise_if_cancelled
 
 _SUBJECT_HEADER = "X-Subject-Token"
 _MAX_TOKEN = 8192
 """Characters; Keystone's own tokens have about 200."""
 _REFUSED_SECONDS = 5.0
 """How long a token that Keystone does not know is refused without asking again."""
+_IDLE_SECONDS = 30.0
+_AWAY_SECONDS = 1.0
 
 
 class InvalidToken(SevAgentError):
@@ -96,6 +99,7 @@ class KeystoneTokens:
             settings=ServiceSection(endpoint=endpoint, timeout=auth.timeout),
             on_request=on_request,
         )
+        self._identity = identity
         self._settings = settings
         self._on_reached = on_reached
         # By digest: what is remembered must not be of use to whoever sees the process's memory in a core.
@@ -117,6 +121,22 @@ class KeystoneTokens:
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         # Shielded: the others who wait for the same answer must not lose it with a client that goes away.
         return _accepted(await asyncio.shield(task))
+
+    async def watch(self) -> None:
+        """Ask about the service's own token now and then, until cancelled.
+
+        So ``on_reached`` hears of Keystone before anyone brings a token: to a service that is not ready, nobody does.
+        """
+        while True:
+            raise_if_cancelled()
+            try:
+                token = await self._identity.token() or ""
+                await self._ask(hashlib.sha256(token.encode()).digest(), token)
+            except SevAgentError as error:
+                self._reached(error.message)
+                await asyncio.sleep(_AWAY_SECONDS)
+            else:
+                await asyncio.sleep(_IDLE_SECONDS)
 
     async def _ask(self, key: bytes, token: str) -> TokenFacts | None:
         try:

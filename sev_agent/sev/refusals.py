@@ -165,3 +165,15 @@ class ImageTooLarge(RequestRefused):
     """The image's virtual disk is larger than the flavor's disk."""
 
     code = "image.too_large"
+
+
+class ImageInactive(RequestRefused):
+    """The image has no data yet, or no longer."""
+
+    code = "image.inactive"
+
+
+class ImageFormatUnsupported(RequestRefused):
+    """The image's declared format is not one that hosts take."""
+
+    code = "image.format_unsupported"

@@ -32,6 +32,10 @@ _CHECKS: Final[Mapping[str, Callable[[Mapping[str, str]], object]]] = MappingPro
 )
 
 
+_STATELESS: Final = (image_properties.FIRMWARE_STATELESS, image_properties.is_stateless)
+"""What an image for SEV-SNP must have beside them."""
+
+
 def flavor_tags(generation: Generation | None = None) -> dict[str, str]:
     """The extra specs of a flavor for encrypted guests; without ``generation`` of the one that is the default."""
     return {FLAVOR_ENCRYPTION: "True"} | ({FLAVOR_MODEL: generation.value} if generation else {})
@@ -51,6 +55,9 @@ def image_changes(properties: Mapping[str, str], generation: Generation | None =
         changes[other] = None
     if generation is not None and properties.get(IMAGE_MODEL) != generation.value:
         changes[IMAGE_MODEL] = generation.value
+    snp = Generation.SEV_SNP in {generation, properties.get(IMAGE_MODEL)}
+    if snp and generation in {None, Generation.SEV_SNP} and not _stays(properties, *_STATELESS):
+        changes[image_properties.FIRMWARE_STATELESS] = "True"
     return changes
 
 

@@ -119,14 +119,14 @@ async def not_for_encryption(cloud: Cloud, directory: Path) -> UUID:
 
 BAD_IMAGES: dict[str, tuple[Callable[[Cloud, Path], Awaitable[UUID]], str, str]] = {
     "missing": (no_image, "image.not_found", "instance.image.id"),
-    "queued": (queued, "image.inactive", "instance.image.id"),
+    "queued": (queued, "image.inactive", "image.status"),
     "cut off": (truncated, "image.corrupt", "instance.image.id"),
     "garbage": (garbage, "image.corrupt", "instance.image.id"),
     "empty": (empty, "image.corrupt", "instance.image.id"),
     "damaged in Glance": (damaged_in_store, "image.hash_mismatch", "instance.image.id"),
     "raw declared as qcow2": (raw_as_qcow2, "image.format_mismatch", "instance.image.id"),
     "qcow2 declared as raw": (qcow2_as_raw, "image.format_mismatch", "instance.image.id"),
-    "format that is not taken": (vmdk, "image.format_unsupported", "instance.image.id"),
+    "format that is not taken": (vmdk, "image.format_unsupported", "image.disk_format"),
     "backing file": (backing_file, "image.backing_file", "instance.image.id"),
     "external data file": (data_file, "image.data_file", "instance.image.id"),
     "larger than the flavor's disk": (larger_than_flavor, "image.too_large", "flavor.disk"),
@@ -141,8 +141,9 @@ async def test_bad_image(agent: AgentProcess, cloud: Cloud, ear: Ear, tmp_path: 
     image = await make(cloud, tmp_path)
     fault = await failure(cloud, agent, ear, code, image__id=str(image))
     assert fault["field"] == field
-    if code != "image.too_large":
+    if field == "instance.image.id":
         assert str(image) in fault["message"]
+    if code != "image.too_large":
         assert cloud.cached(image) == []
 
 
@@ -161,21 +162,22 @@ async def test_image_without_the_methods_property(agent: AgentProcess, cloud: Cl
 
 
 @pytest.mark.parametrize(
-    ("field", "amount", "resource_class"),
+    ("field", "amount", "code", "text"),
     [
-        ("memory_mb", 16 * 1024 * 1024, "MEMORY_MB"),
-        ("vcpus", 255, "VCPU"),
-        ("root_gb", 64 * 1024, "DISK_GB"),
+        # What the host has free is looked at before what Placement counts.
+        ("memory_mb", 16 * 1024 * 1024, "host.memory_short", "MiB of RAM"),
+        ("vcpus", 255, "placement.full", "VCPU"),
+        ("root_gb", 64 * 1024, "placement.full", "DISK_GB"),
     ],
 )
 async def test_more_than_the_host_has(
-    agent: AgentProcess, cloud: Cloud, ear: Ear, field: str, amount: int, resource_class: str
+    agent: AgentProcess, cloud: Cloud, ear: Ear, field: str, amount: int, code: str, text: str
 ) -> None:
-    """A size that the schema takes and the host does not have ends as Placement's Full, by the flavor's field."""
-    fault = await failure(cloud, agent, ear, "placement.full", **{f"flavor__{field}": amount})
+    """A size that the schema takes and the host does not have is told by the flavor's field."""
+    fault = await failure(cloud, agent, ear, code, **{f"flavor__{field}": amount})
     assert fault["retryable"]
     assert fault["field"] == f"instance.flavor.{field}"
-    assert resource_class in fault["message"]
+    assert text in fault["message"]
 
 
 async def test_good_build_after_bad_ones(agent: AgentProcess, cloud: Cloud, ear: Ear) -> None:

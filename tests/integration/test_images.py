@@ -14,9 +14,9 @@ import pytest
 
 from sev_agent.compute.disk import DiskFailed, create_disk
 from sev_agent.compute.image_cache import CachedImage, ImageCache, ImageNoSpace
-from sev_agent.compute.image_inspection import DiskFormat
 from sev_agent.config import ImagesSection
 from sev_agent.openstack.glance import Image
+from sev_agent.sev.image_form import DiskFormat
 from tests.images import MIB, SETTINGS, MemorySource, describe, make_qcow2
 
 LARGE = 512 * MIB

@@ -42,7 +42,8 @@ async def test_seven_combinations(api: InProcessApi, flavor: str | None, image: 
         ({"min_ram": 513}, "flavor property 'ram' is 512 MiB, but must be at least 513 MiB"),
         ({"min_disk": 2}, "flavor property 'disk' is 1 GiB, but must be at least 2 GiB"),
         ({"virtual_size": GIB + 1}, "the image has a virtual size of 1073741825 bytes"),
-        ({"status": "queued"}, "is not active: it is queued"),
+        ({"status": "queued"}, "image property 'status' is 'queued', but must be 'active'"),
+        ({"disk_format": "vmdk"}, "image property 'disk_format' is 'vmdk', but must be 'qcow2' or 'raw'"),
     ],
 )
 async def test_other_rules(api: InProcessApi, fields: dict[str, Any], text: str) -> None:

@@ -76,7 +76,7 @@ async def test_reader(api: InProcessApi) -> None:
     [
         ({"name": "laptop"}, "this service generates no keys"),
         ({"name": "laptop", "public_key": "ssh-rsa AAAA"}, "Keypair data is invalid"),
-        ({"name": "laptop", "public_key": ED25519, "type": "x509"}, "'x509' are not offered"),
+        ({"name": "laptop", "public_key": ED25519, "type": "x509"}, "keypair.type"),
         ({"name": "laptop", "public_key": ED25519, "type": "pgp"}, "keypair.type"),
         ({"name": "", "public_key": ED25519}, "keypair.name"),
         ({"name": "a/b", "public_key": ED25519}, "keypair.name"),

@@ -72,3 +72,15 @@ async def test_parameters_are_described(api: InProcessApi) -> None:
     body = document["paths"]["/v2.1/os-keypairs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/CreateKeypair"}
     assert document["components"]["schemas"]["CreateKeypair"]["required"] == ["keypair"]
+
+
+async def test_bodies_are_described_truly(api: InProcessApi) -> None:
+    """What is refused beyond a type stands in the document, too: keys of metadata, identifiers, the actions."""
+    schemas = (await described(api))["components"]["schemas"]
+    metadata = schemas["AllMetadata"]["properties"]["metadata"]
+    assert list(metadata["patternProperties"]) == [r"^[a-zA-Z0-9\-_:. ]+$"]
+    assert metadata["additionalProperties"] is False
+    assert schemas["NewServer"]["properties"]["imageRef"]["format"] == "uuid"
+    assert "public_key" in schemas["NewKeypair"]["required"]
+    actions = [name for choice in schemas["ServerAction"]["oneOf"] for name in choice["required"]]
+    assert actions == ["os-start", "os-stop", "reboot", "os-getConsoleOutput"]

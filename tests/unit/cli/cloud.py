@@ -24,7 +24,14 @@ class ScriptedCloud:
 
     def add_image(self, name: str, **fields: Any) -> str:
         image_id = str(uuid4())
-        self.images[image_id] = {"id": image_id, "name": name, "status": "active", **fields}
+        self.images[image_id] = {
+            "id": image_id,
+            "name": name,
+            "status": "active",
+            "disk_format": "qcow2",
+            "container_format": "bare",
+            **fields,
+        }
         return image_id
 
     def add_flavor(self, name: str, *, ram: int = 512, disk: int = 1, **extra_specs: str) -> str:

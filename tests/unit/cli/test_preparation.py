@@ -213,6 +213,7 @@ def test_validate(cloud: ScriptedCloud) -> None:
         ({"hw__mem_encryption": "true"}, {"hw_firmware_type": "bios"}, "sev.firmware_not_uefi", "must be 'uefi'"),
         ({"hw__mem_encryption": "true", "ram": 128}, {"min_ram": 256}, "image.flavor_too_small", "at least 256 MiB"),
         ({"hw__mem_encryption": "true"}, {"virtual_size": 2 * GIB}, "image.too_large", "a disk of at least 2 GiB"),
+        ({"hw__mem_encryption": "true"}, {"status": "queued"}, "image.inactive", "must be 'active'"),
     ],
 )
 def test_validate_refuses(

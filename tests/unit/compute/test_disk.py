@@ -12,7 +12,7 @@ import pytest
 from sev_agent.compute import disk
 from sev_agent.compute.disk import create_disk
 from sev_agent.compute.image_cache import CachedImage
-from sev_agent.compute.image_inspection import DiskFormat
+from sev_agent.sev.image_form import DiskFormat
 from tests.images import MIB, make_qcow2
 
 GIB = 1024**3

@@ -14,9 +14,11 @@ import pytest
 from sev_agent.compute import image_cache
 from sev_agent.compute.image_cache import CachedImage, ImageCache
 from sev_agent.compute.image_download import IncomingFile
-from sev_agent.compute.image_inspection import DiskFormat, ImageError
+from sev_agent.compute.image_inspection import ImageError
 from sev_agent.config import ImagesSection
 from sev_agent.openstack.glance import Image
+from sev_agent.sev.image_form import DiskFormat
+from sev_agent.sev.refusals import RequestRefused
 from tests.images import MIB, MemorySource, make_qcow2
 
 
@@ -186,7 +188,7 @@ async def test_refused_and_nothing_left(
 ) -> None:
     """What cannot be verified, or is not what it says, never enters the cache."""
     image = source.add(_raw("a"), **{"disk_format": "raw", **changes})
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises((ImageError, RequestRefused)) as caught:
         await _fetch(cache, image)
     assert caught.value.code == code
     assert caught.value.remedy

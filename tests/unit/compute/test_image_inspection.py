@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sev_agent.compute import image_inspection as inspection
-from sev_agent.compute.image_inspection import DiskFormat, ImageError, check_declared, check_fits, inspect
+from sev_agent.compute.image_inspection import ImageError, check_declared, check_fits, inspect
 from sev_agent.compute.qcow2 import BadHeader, parse_header, read_header
 from sev_agent.config import ImagesSection
+from sev_agent.sev.image_form import DiskFormat
 from sev_agent.sev.refusals import ImageTooLarge, RequestRefused
 from tests.images import FLAVOR, MIB, SETTINGS, describe, make_qcow2, qemu_img
 
@@ -295,12 +296,12 @@ def test_declared_good() -> None:
 @pytest.mark.parametrize(
     ("changes", "code", "field", "text"),
     [
-        ({"status": "queued"}, "image.inactive", "instance.image.id", "'queued'"),
-        ({"status": "deactivated"}, "image.inactive", "instance.image.id", "'deactivated'"),
-        ({"disk_format": "vmdk"}, "image.format_unsupported", "instance.image.id", "'vmdk'"),
-        ({"disk_format": "iso"}, "image.format_unsupported", "instance.image.id", "'iso'"),
-        ({"disk_format": None}, "image.format_unsupported", "instance.image.id", "'None'"),
-        ({"container_format": "ova"}, "image.format_unsupported", "instance.image.id", "'ova'"),
+        ({"status": "queued"}, "image.inactive", "image.status", "'queued'"),
+        ({"status": "deactivated"}, "image.inactive", "image.status", "'deactivated'"),
+        ({"disk_format": "vmdk"}, "image.format_unsupported", "image.disk_format", "'vmdk'"),
+        ({"disk_format": "iso"}, "image.format_unsupported", "image.disk_format", "'iso'"),
+        ({"disk_format": None}, "image.format_unsupported", "image.disk_format", "not set"),
+        ({"container_format": "ova"}, "image.format_unsupported", "image.container_format", "'ova'"),
         ({"min_ram": 513}, "image.flavor_too_small", "flavor.ram", "RAM of at least 513 MiB"),
         ({"min_disk": 2}, "image.flavor_too_small", "flavor.disk", "disk of at least 2 GiB"),
         ({"virtual_size": GIB + 1}, "image.too_large", "flavor.disk", "disk of at least 2 GiB"),

@@ -58,9 +58,17 @@ _values = st.sampled_from(["uefi", "bios", "q35", "pc", "scsi", "ide", "virtio-s
 _names = st.sampled_from([*tags.IMAGE, "hw_scsi_mode"])
 
 
-@given(st.dictionaries(_names, _values))
-def test_a_tagged_image_is_accepted(properties: dict[str, str]) -> None:
+@given(st.dictionaries(_names, _values), st.none() | st.sampled_from(Generation))
+def test_a_tagged_image_is_accepted(properties: dict[str, str], generation: Generation | None) -> None:
     """Whatever an image says of the method's properties: once tagged, the rules take it, and tag changes no more."""
-    tagged = tags.changed(properties, tags.image_changes(properties))
-    encryption_request(tags.flavor_tags(), tagged)
-    assert tags.image_changes(tagged) == {}
+    tagged = tags.changed(properties, tags.image_changes(properties, generation))
+    encryption_request(tags.flavor_tags(generation), tagged)
+    assert tags.image_changes(tagged, generation) == {}
+
+
+def test_snp_keeps_no_variables() -> None:
+    """An image for SEV-SNP is tagged for firmware without variables of its own; one for another generation is not."""
+    stateless = "hw_firmware_stateless"
+    assert tags.image_changes(tags.IMAGE, Generation.SEV_SNP)[stateless] == "True"
+    assert tags.image_changes({**tags.IMAGE, "hw_mem_encryption_model": "amd-sev-snp"}) == {stateless: "True"}
+    assert stateless not in tags.image_changes(tags.IMAGE, Generation.SEV_ES)
