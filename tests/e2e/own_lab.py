@@ -32,7 +32,7 @@ async def own_lab(prefix: str, *, slots: int, platforms: Sequence[Kind] = ()) ->
     """A lab without daemons, with one host or one for each of ``platforms``; at its end nothing of it is left."""
     # pytest's own directories are too deep for the address of a socket.
     directory = Path(tempfile.mkdtemp(prefix=prefix))
-    lab = Lab(directory, cache=_cache())
+    lab = Lab(directory, cache=cache())
     try:
         hosts = max(1, len(platforms))
         await lab.up(hosts=hosts, agents=False, slots=slots, apis=1, schedulers=1, platforms=platforms)
@@ -76,7 +76,7 @@ async def seen_from_outside(lab: Lab, scratch: Path, *, index: int = 0) -> Async
             assert await agent.stop() == 0
 
 
-def _cache() -> Path | None:
+def cache() -> Path | None:
     given = os.environ.get("SEV_AGENT_LAB_CACHE")
     return Path(given) if given else None
 
