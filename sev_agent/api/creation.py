@@ -1,5 +1,6 @@
 """From a request for servers to rows and casts to the schedulers: the method's check, the quota, row first."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from sev_agent.sev.rules import encryption_request
 from sev_agent.sev.sizes import Sizes, check_sizes
 
 log = structlog.stdlib.get_logger(__name__)
+
+_FOREIGN = re.compile(r"[^A-Za-z0-9 ._:@+-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +211,7 @@ def _instance(caller: Caller, checked: _Checked, uuid: UUID, name: str) -> Insta
     asked, flavor = checked.asked, checked.flavor
     values: dict[str, Any] = {
         "uuid": uuid,
-        "name": name,
+        "name": _plain(name),
         "project_id": caller.project_id,
         "user_id": caller.user_id,
         "flavor": {
@@ -229,6 +232,12 @@ def _instance(caller: Caller, checked: _Checked, uuid: UUID, name: str) -> Insta
     return checked_again.instance
 
 
+def _plain(name: str) -> str:
+    """The name as hosts take it, where it becomes part of other names: a server's owner may call it anything."""
+    kept = _FOREIGN.sub("-", name).strip(" ").lstrip("._:@+- ")
+    return kept or "server"
+
+
 def _networks(settings: NetworksSection, asked: NewServer) -> tuple[Network, ...]:
     match asked.networks:
         case "none":
@@ -245,7 +254,7 @@ def _network(offered: dict[str, str], uuid: str) -> Network:
         raise BadRequest(
             f"Network {uuid} could not be found.",
             field="server.networks",
-            remedy="use --network none or auto, or one of the networks that the operator offers",
+            remedy="use --no-network, --auto-network, or one of the networks that the operator offers",
         )
     kind, _, source = offered[uuid].partition(":")
     return Network(type=NetworkKind(kind), source=source)

@@ -7,21 +7,21 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from sev_agent.api.flavor_routes import Number
 from sev_agent.api.routes import Body
-from sev_agent.schema import MAX_USER_DATA, NAME_PATTERN, Text, is_base64, is_line
+from sev_agent.schema import MAX_USER_DATA, Text, is_base64, is_line
 
 MAX_METADATA = 128
 MAX_TAGS = 50
 
 
 def is_server_name(value: str) -> str:
-    """The compute API trims it; what is left becomes part of a host name, a domain's title and file names."""
-    trimmed = value.strip()
+    """The compute API trims it."""
+    trimmed = is_line(value).strip()
     if not trimmed:
         raise ValueError("must not be empty")
     return trimmed
 
 
-Name = Annotated[str, AfterValidator(is_server_name), StringConstraints(max_length=255, pattern=NAME_PATTERN)]
+Name = Annotated[str, Field(max_length=255), AfterValidator(is_server_name)]
 Description = Annotated[str, Field(max_length=255), AfterValidator(is_line)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9\-_:. ]+$")]
 MetadataValue = Annotated[Text, Field(max_length=255)]

@@ -163,8 +163,8 @@ class Listener:
 
     def _while_wanted(self, row: ServerRow, told: Told, host: str, state: str) -> Effect:
         if told.rescheduled:
-            self._wait_for_another(row, told, host)
-            return APPLIED
+            # The schedulers heard of it first, and may have ended it already.
+            return self._wait_for_another(row, told, host) if row.vm_state == Vm.BUILDING else STALE
         condition = of_host(state)
         if condition is None:
             return IGNORED
@@ -177,7 +177,7 @@ class Listener:
                 self.forget(row)
                 return APPLIED
             return STALE
-        if told.rescheduled:
+        if told.rescheduled and host == row.terminate_host:
             # That host has let it go, and the next one will tell.
             row.terminate_host, row.host = None, None
             return APPLIED
@@ -206,12 +206,13 @@ class Listener:
             return APPLIED
         return IGNORED
 
-    def _wait_for_another(self, row: ServerRow, told: Told, host: str) -> None:
+    def _wait_for_another(self, row: ServerRow, told: Told, host: str) -> Effect:
         now = datetime.now(UTC)
         row.told_by, row.told_at = host, told.updated_at
         row.vm_state, row.task_state, row.host = Vm.BUILDING.value, Task.SCHEDULING.value, None
         row.look_at, row.looks = now + timedelta(seconds=self._settings.schedule_deadline), 0
         row.updated_at = now
+        return APPLIED
 
     def _later(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self._settings.transition_deadline)

@@ -83,6 +83,14 @@ async def test_what_older_microversions_do_not_have(api: Api) -> None:
     assert (await api.fleet.next_scheduled()).instance.networks[0].type == "user"
 
 
+async def test_any_name(api: Api) -> None:
+    """A server may be called anything in one line; its host gets a name that is plain."""
+    for name, plain in (("red's größe", "red-s gr--e"), ("<&>", "server"), ("a" * 255, "a" * 255), (" x ", "x")):
+        server = await api.ask("POST", "/servers", json=api.wanted(name=name))
+        assert (await api.fleet.next_scheduled()).instance.name == plain
+        assert (await api.show(server[1]["server"]["id"]))["name"] == name.strip()
+
+
 async def test_several_at_once(api: Api) -> None:
     """Each has its number in its name; they are one reservation."""
     asked = api.wanted(min_count=2, max_count=3, return_reservation_id=True)
@@ -109,6 +117,11 @@ async def test_networks_that_are_offered(start_api: StartApi) -> None:
     await api.ask("POST", "/servers", json=api.wanted(networks=[{"uuid": NETWORK}]))
     (nic,) = (await api.fleet.next_scheduled()).instance.networks
     assert (nic.type, nic.source) == ("bridge", "br-x")
+    listed = {"networks": [{"id": NETWORK, "label": "br-x"}]}
+    assert await api.ask("GET", "/os-networks", version="2.35") == (200, listed)
+    assert (await api.ask("GET", f"/os-networks/{NETWORK}", version="2.1"))[0] == 200
+    assert (await api.ask("GET", "/os-networks/x", version="2.1"))[0] == 404
+    assert (await api.ask("GET", "/os-networks", version="2.36"))[0] == 404
 
 
 async def test_a_key_pair(api: Api) -> None:

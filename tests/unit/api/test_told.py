@@ -86,6 +86,20 @@ def test_no_host_after_two_failures() -> None:
     assert server.fault["details"] == "h0: x: full; h1: x: full"
 
 
+def test_the_schedulers_are_faster_than_the_host() -> None:
+    """They hear of a failed build before its host tells of it: the host's word then changes nothing any more."""
+    tried = [{"host": "h1", "code": "x", "message": "full"}]
+    failed = told("rescheduled", at=1, rescheduled=True)
+    for phase, expected in (("end", ("building", "spawning", "h2")), ("error", ("error", None, None))):
+        server = row(host="h1", task_state="spawning", told_by="h1", told_at=NOW)
+        LISTENER.by_scheduler(server, phase, Told.model_validate({"host": "h2", "tried": tried}))
+        assert LISTENER.by_host(server, "create", failed).outcome is Outcome.STALE
+        assert state(server) == expected
+    server = row(task_state="deleting", host="h2", terminate_host="h2")
+    LISTENER.by_host(server, "create", failed)
+    assert server.terminate_host == "h2"
+
+
 def test_unwanted_where_it_lives() -> None:
     """A deleted server that a host has after all is deleted there; the host is told once, and again by no copy."""
     server = row(vm_state="deleted", task_state=None, deleted_at=NOW)
