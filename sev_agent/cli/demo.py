@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.rule import Rule
 
 from sev_agent.cli import output
-from sev_agent.cli.instance import follow_build, follow_deletion
+from sev_agent.cli.following import follow_build, follow_deletion
 from sev_agent.cli.lab import Cache, Directory, bring_up
 from sev_agent.cli.remote import connected
 from sev_agent.domain.identity import domain_name
