@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from sev_agent.crash_points import VARIABLE, CrashPoint
 from sev_agent.domain.identity import domain_name
+from sev_agent.messaging import topology
 from sev_agent.openstack.placement import Allocation
 from tests.e2e.cloud import Cloud
 from tests.e2e.ear import Ear
@@ -28,6 +29,7 @@ P = CrashPoint
 _ARMED = VARIABLE.removeprefix("SEV_AGENT_").lower()
 _DEATH_SECONDS = 60.0
 _NOTED_SECONDS = 30.0
+_DELIVERY_LIMIT = 5
 _LOG_LINES = 80
 
 _USUAL = {"builds__guest_shutdown_timeout": "1"}
@@ -112,6 +114,20 @@ async def fail(stage: Stage, scratch: Path) -> Told:
     await stage.ready_to_die()
     uuid = await stage.begin(networks=[{"type": "bridge", "source": "missing"}])
     stage.asked[uuid] = {"error"}
+    return Told(uuid, "create.error")
+
+
+async def hand_back(stage: Stage, scratch: Path) -> Told:
+    """A build that a scheduler sent and that fails: the schedulers have to hear of it."""
+    channel = await (await stage.cloud.broker.wait_up(_NOTED_SECONDS)).channel()
+    await topology.scheduler_queue(delivery_limit=_DELIVERY_LIMIT).declare(channel, timeout=_NOTED_SECONDS)
+    await channel.close()
+    await stage.ready_to_die()
+    request = stage.request(networks=[{"type": "bridge", "source": "missing"}])
+    uuid = UUID(request["uuid"])
+    stage.asked[uuid] = {"deleted"}
+    scheduling: dict[str, object] = {"forced_host": None, "tried": []}
+    await stage.cloud.cast("build_and_run_instance", instance=request, scheduling=scheduling)
     return Told(uuid, "create.error")
 
 
@@ -226,6 +242,18 @@ async def _building(stage: Stage, **changes: str) -> Told:
     return Told(uuid, "create.end")
 
 
+async def _heard_by_schedulers(cloud: Cloud, uuid: UUID) -> None:
+    """The schedulers got the build back, once or more."""
+    channel = await (await cloud.broker.wait_up(_NOTED_SECONDS)).channel()
+    queue = await channel.get_queue(topology.SCHEDULER_QUEUE)
+    bodies = []
+    while (message := await queue.get(no_ack=True, fail=False)) is not None:
+        bodies.append(message.body)
+    await channel.close()
+    assert bodies
+    assert all(str(uuid).encode() in body and b"reschedule_instance" in body for body in bodies)
+
+
 async def _destroyed(stage: Stage, uuid: UUID) -> None:
     """End the guest by libvirt, and wait until the daemon knows it."""
     assert (await stage.cloud.virsh("destroy", domain_name(uuid))).status == 0
@@ -297,6 +325,7 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
         P.CONCLUDE_BEFORE_SAVE,
         P.CONCLUDE_AFTER_SAVE,
     ),
+    hand_back: (P.FAIL_AFTER_SAVE, P.RESCHEDULE_BEFORE_CAST, P.RESCHEDULE_AFTER_CAST, P.CONCLUDE_BEFORE_SAVE),
     delete: (
         (P.ACCEPT_AFTER_SAVE, 2),
         P.DELETE_AFTER_NOTICE,
@@ -413,6 +442,9 @@ async def test_killed_at(
     await stage.hold()
     if told is not None:
         await ear.hear(told.uuid, told.event)
+    if scenario is hand_back:
+        assert told is not None
+        await _heard_by_schedulers(stage.cloud, UUID(str(told.uuid)))
 
 
 async def test_refused_and_killed_keeps_the_message(stage: Stage) -> None:
