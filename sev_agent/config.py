@@ -96,7 +96,7 @@ PolicyFlags = Annotated[tuple[str, ...], AfterValidator(_are_flags)]
 class EncryptionSection(Section):
     """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read.
 
-    ``limit`` is the most SEV guests, ``es_limit`` the most guests of SEV-ES or SEV-SNP.
+    ``limit`` is the most SEV guests, ``es_limit`` the most guests of SEV-ES or SEV-SNP; ``watch_interval`` is seconds.
     """
 
     platform_root: AbsolutePath = Path("/")
@@ -105,6 +105,7 @@ class EncryptionSection(Section):
     policy_required: PolicyFlags = ()
     policy_forbidden: PolicyFlags = ("migrate_ma",)
     memory_limit: Literal["none", "footprint"] = "none"
+    watch_interval: Seconds = 10
 
     @property
     def policy_bounds(self) -> PolicyBounds:

@@ -87,10 +87,10 @@ async def serving(directory: Path) -> AsyncIterator[InProcessApi]:
     async with AsyncExitStack() as closing:
         cloud, sent = ScriptedCloud(), SentRequests()
         glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
-        session = await closing.enter_async_context(aiohttp.ClientSession())
+        session = await closing.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         config = ApiConfig(
             api=ApiSection(max_limit=MAX_LIMIT),
-            database=DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite")),
+            database=DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite"), timeout=120),
             auth=AuthSection(type="none"),
             glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
             quota=QUOTA,

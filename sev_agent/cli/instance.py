@@ -243,6 +243,7 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
         "size": f"{flavor['vcpus']} vCPU, {flavor['memory_mb']} MiB, {flavor['root_gb']} GiB",
         "image": view["image_id"],
         "firmware": view["firmware"],
+        "firmware sha256": view.get("firmware_sha256"),
         "created": view["created_at"],
         "updated": view["updated_at"],
         "request": view["request_id"],

@@ -18,6 +18,7 @@ from sev_agent.cli import output
 from sev_agent.errors import SevAgentError
 from sev_agent.lab import packages
 from sev_agent.lab.cloud import DEFAULT_DIRECTORY, DEFAULT_SLOTS, Lab
+from sev_agent.lab.platform.emulator.failures import FAILURES
 from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.progress import OnConsole
 from sev_agent.lab.service import LabError
@@ -152,6 +153,24 @@ def logs(
             typer.echo(line)
         if follow:
             _follow(path)
+
+
+@app.command()
+def fail(
+    host: Annotated[str, typer.Argument(help="A host of the lab, such as compute-1.")],
+    name: Annotated[str | None, typer.Argument(help="How launches fail; without it, they succeed again.")] = None,
+    times: Annotated[int | None, typer.Option(min=1, help="How many launches. [default: all]")] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Let the simulated platform of a host refuse guests, as a real one would."""
+    with _errors():
+        failures = Lab(directory).failures(host)
+        if name is None:
+            failures.disarm()
+            return
+        if name not in FAILURES:
+            raise LabError(f"there is no failure '{name}'", remedy=f"there are: {', '.join(FAILURES)}")
+        failures.arm(name, times)
 
 
 @app.command()

@@ -7,12 +7,20 @@ from sev_agent.errors import Exhausted, SevAgentError
 from sev_agent.hypervisor.free_memory import available_mb
 from sev_agent.sev.footprint import guest_footprint_mb
 from sev_agent.sev.generation import Generation
+from sev_agent.sev.policy import Policy, SnpFlag, SnpPolicy
 
 
 class GenerationUnavailable(SevAgentError):
     """A generation that guests are asked for, and that the host cannot run; another may."""
 
     code = "host.generation_unavailable"
+    retryable = True
+
+
+class PolicyUnmet(SevAgentError):
+    """A guest policy that the firmware would refuse on this host; another may meet it."""
+
+    code = "host.policy_unmet"
     retryable = True
 
 
@@ -32,10 +40,21 @@ class Admission:
         self._overhead_mb = overhead_mb
         self._free_mb = free_mb
         self._unusable: Mapping[Generation, str] = {}
+        self._smt: bool | None = None
 
-    def learn(self, unusable: Mapping[Generation, str]) -> None:
-        """Take note of the generations that the host cannot run, and why."""
+    def learn(self, unusable: Mapping[Generation, str], *, smt: bool | None = None) -> None:
+        """Take note of the generations that the host cannot run, and why; and whether its cores have two threads."""
         self._unusable = unusable
+        self._smt = smt
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raises ``PolicyUnmet`` where the host is not what ``policy`` wants (AMD 56860, "SNP_LAUNCH_START")."""
+        if isinstance(policy, SnpPolicy) and SnpFlag.SMT not in policy.flags and self._smt:
+            raise PolicyUnmet(
+                f"policy {policy} wants a host without SMT, and the cores of this one have two threads",
+                field="instance.flavor.extra_specs.hw:mem_encryption_policy",
+                remedy="add smt to the policy, use another host, or switch SMT off on this one (BIOS, or nosmt)",
+            )
 
     async def check(self, generation: Generation, memory_mb: int) -> None:
         """Raises ``GenerationUnavailable``, or ``MemoryShort`` for a guest with ``memory_mb`` MiB of RAM."""

@@ -18,6 +18,7 @@ from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.build import Builder, bases_in_use
 from sev_agent.compute.guest_events import GuestEvents
 from sev_agent.compute.host_boot import HostBoot
+from sev_agent.compute.host_watch import HostWatch, ReadinessReport
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.instances import Instances
@@ -195,8 +196,21 @@ class _Agent:
             store=self._store,
             start=self._instances.start_again,
         )
+        readiness = ReadinessReport(
+            self._domains, self._store, tell=lambda payload: self._announcements.host("generations", payload)
+        )
         self._status = HostStatus(
-            config, hypervisor=self._hypervisor, domains=self._domains, health=self._health, admission=admission
+            config,
+            hypervisor=self._hypervisor,
+            domains=self._domains,
+            health=self._health,
+            admission=admission,
+            readiness=readiness,
+        )
+        self._watch = HostWatch(
+            config.encryption.platform_root,
+            interval=config.encryption.watch_interval,
+            on_change=lambda: self._reconciler.soon(),  # noqa: PLW0108 - made later than this
         )
         self._reconciler = Reconciler(
             accounting=self._accounting,
@@ -230,6 +244,7 @@ class _Agent:
             self._metrics,
             health=self._health,
             status=self._status,
+            readiness=readiness,
             accounting=self._accounting,
             instances=self._instances,
             outbox=self._outbox,
@@ -258,6 +273,7 @@ class _Agent:
             "instances": self._instances.run(),
             "host-boot": self._host_boot.run(),
             "reconciler": self._reconciler.run(),
+            "host-watch": self._watch.run(),
             "lookout": self._lookout.run(),
             **self._queues.parts(),
             "watchdog": feed_watchdog(self._manager, self._is_alive),
@@ -269,7 +285,6 @@ class _Agent:
         if is_up:
             self._health.up(Dependency.LIBVIRT)
             # What happened while nobody listened is found by looking at the whole; then what is unfinished is taken up.
-            self._status.forget()
             self._reconciler.soon()
             # A libvirtd that has just begun still calls a guest running that ended while it was away; it finds out
             # within seconds, and tells nobody.
@@ -284,6 +299,7 @@ class _Agent:
 
     def _resume(self) -> None:
         """Take up what waited, now that libvirt and Placement are there and agree."""
+        self._status.look()
         self._instances.resume()
         self._host_boot.on_registered()
 

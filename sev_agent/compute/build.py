@@ -17,7 +17,7 @@ from sev_agent.compute.disk import create_disk
 from sev_agent.compute.firmware_files import create_nvram, firmware_digest
 from sev_agent.compute.image_cache import CachedImage, ImageCache
 from sev_agent.compute.image_inspection import check_declared, check_fits
-from sev_agent.compute.kernel_files import fetch_kernel
+from sev_agent.compute.kernel_files import KernelFiles
 from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
 from sev_agent.compute.refusal import explained
@@ -81,7 +81,7 @@ class Builder:
         self._domains = domains
         self._admission = admission
         self._hypervisor = config.hypervisor
-        self._images = config.images
+        self._kernels = KernelFiles(glance, config.images)
         self._encryption = config.encryption
         self._overhead_mb = config.placement.guest_overhead_mb
 
@@ -153,6 +153,7 @@ class Builder:
             encryption = encryption_request(instance.flavor.extra_specs, image.properties, bounds=bounds)
             properties = ImageProperties.read(image.properties)
             check_declared(image, instance.flavor)
+            self._admission.check_policy(encryption.policy)
             await self._admission.check(encryption.generation, instance.flavor.memory_mb)
         record = record.with_(generation=encryption.generation)
         async with AsyncExitStack() as lease:
@@ -163,7 +164,7 @@ class Builder:
                     side_by_side.create_task(self._claim(record, progress), name=f"claim-{record.uuid}")
                     side_by_side.create_task(self._config_drive(record, files, progress), name=f"drive-{record.uuid}")
                     if properties.kernel is not None:
-                        fetched = self._kernel(properties.kernel, files, progress)
+                        fetched = self._kernel(image, properties.kernel, files, progress)
                         side_by_side.create_task(fetched, name=f"kernel-{record.uuid}")
                     defined = side_by_side.create_task(
                         self._define(record, properties, encryption, progress), name=f"define-{record.uuid}"
@@ -199,9 +200,9 @@ class Builder:
             await create_disk(files.disk, base, record.instance.flavor.root_gb)
         return record
 
-    async def _kernel(self, images: KernelImages, files: InstanceFiles, progress: Progress) -> None:
+    async def _kernel(self, image: Image, images: KernelImages, files: InstanceFiles, progress: Progress) -> None:
         with progress.step(Step.KERNEL):
-            await fetch_kernel(self._glance, images, files, self._images)
+            await self._kernels.fetch(image, images, files)
 
     async def _config_drive(self, record: Record, files: InstanceFiles, progress: Progress) -> None:
         with progress.step(Step.CONFIG_DRIVE):

@@ -1,6 +1,7 @@
 """What of the daemon's parts is measured when somebody asks."""
 
 from sev_agent.compute.accounting import Accounting
+from sev_agent.compute.host_watch import ReadinessReport
 from sev_agent.compute.instances import Instances
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.status import HostStatus
@@ -14,6 +15,7 @@ def observe(
     *,
     health: Health,
     status: HostStatus,
+    readiness: ReadinessReport,
     accounting: Accounting,
     instances: Instances,
     outbox: Outbox,
@@ -38,6 +40,12 @@ def observe(
         "Encryption slots in use, as last written to or read from Placement, by generation.",
         ("generation",),
         accounting.slots_used,
+    )
+    metrics.observe(
+        "sev_agent_stranded_guests",
+        "Guests of generations that this host cannot run any more, by generation.",
+        ("generation",),
+        readiness.stranded_counts,
     )
     metrics.observe(
         "sev_agent_domains",

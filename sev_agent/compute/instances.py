@@ -228,6 +228,7 @@ class Instances:
             "flavor": instance.flavor.model_dump(mode="json"),
             "image_id": str(instance.image.id),
             "firmware": str(record.firmware) if record.firmware else None,
+            "firmware_sha256": record.firmware_sha256,
             "auto_start": instance.auto_start,
             "request_id": record.request_id,
             "created_at": record.created_at.isoformat(),

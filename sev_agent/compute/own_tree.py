@@ -44,7 +44,8 @@ class OwnTree:
         """The provider of ``generation``'s slots; also one that the host lost, while guests hold slots of it."""
         slots = resources.slots.get(generation)
         if slots is None:
-            return None if child is None or await upkeep.retire(child) else child
+            lost = frozenset({generation.trait})
+            return None if child is None or await upkeep.retire(child, traits=lost) else child
         inventories = {RESOURCE_CLASS: Inventory(total=slots.total, max_unit=1)}
         if child is None:
             name = generation.provider_name(self._host)

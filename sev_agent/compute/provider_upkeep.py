@@ -89,11 +89,11 @@ class Upkeep:
         if surplus := lack & present:
             self._found(provider.name, Kind.TRAITS, dict.fromkeys(sorted(surplus), 1), {})
 
-    async def retire(self, provider: Provider) -> bool:
+    async def retire(self, provider: Provider, *, traits: frozenset[str]) -> bool:
         """Delete a provider that the host has no use for any more. Whether it is gone, or would be.
 
-        While guests hold parts of it Placement does not let it go: then all of it is reserved, so that nothing more is
-        placed there, until a later look finds it free.
+        While guests hold parts of it Placement does not let it go: then all of it is reserved and its ``traits`` are
+        taken, so that nothing more is placed there, until a later look finds it free.
         """
         _, holders = await self._placement.provider_allocations(provider.uuid)
         if not holders:
@@ -107,6 +107,7 @@ class Upkeep:
                 self._found(provider.name, Kind.PROVIDER_STALE, {"guests": 0}, {})
                 return True
         await retry_conflicts(lambda: self._reserve(provider))
+        await self.keep_traits(provider, have=frozenset(), lack=traits)
         held_by = len(holders) or 1
         self._found(
             provider.name,

@@ -1,4 +1,4 @@
-"""What this host is and has: read from libvirt and the kernel, kept until libvirt was away."""
+"""What this host is and has: read from libvirt and the kernel, and what that makes of its guests."""
 
 import asyncio
 from collections import Counter
@@ -6,6 +6,7 @@ from typing import Any
 
 from sev_agent import __version__
 from sev_agent.compute.admission import Admission
+from sev_agent.compute.host_watch import ReadinessReport
 from sev_agent.compute.inventory import HostResources, host_resources
 from sev_agent.compute.slots import Generations, generations
 from sev_agent.config import AgentConfig
@@ -17,6 +18,7 @@ from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.platform import Platform, read_platform
 from sev_agent.observe.health import Health
 from sev_agent.observe.metrics import Labelled
+from sev_agent.sev.footprint import rmp_mb
 
 
 class HostStatus:
@@ -30,6 +32,7 @@ class HostStatus:
         domains: Domains,
         health: Health,
         admission: Admission,
+        readiness: ReadinessReport,
     ) -> None:
         self._config = config
         self._hypervisor = hypervisor
@@ -38,20 +41,17 @@ class HostStatus:
         self._capabilities: HostCapabilities | None = None
         self._platform: Platform | None = None
         self._admission = admission
+        self._readiness = readiness
         self._found = Generations({}, {})
-
-    def forget(self) -> None:
-        """Read libvirt's capabilities anew the next time: it may be another libvirt."""
-        self._capabilities = None
 
     async def resources(self) -> HostResources:
         """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say."""
         config = self._config
-        if self._capabilities is None:
-            self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
+        # Every time: libvirt looks at QEMU, the kernel and the processor anew when one of them is another.
+        self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
         self._platform = await asyncio.to_thread(read_platform, config.encryption.platform_root)
         self._found = generations(self._capabilities, self._platform, config.encryption)
-        self._admission.learn(self._found.unusable)
+        self._admission.learn(self._found.unusable, smt=self._platform.smt)
         return await host_resources(self._capabilities, self._found, config.host.state_dir, config.placement)
 
     async def report(self) -> dict[str, Any]:
@@ -67,6 +67,12 @@ class HostStatus:
             },
             "hypervisor": {"libvirt": found.libvirt_version, "qemu": found.emulator_version} if found else None,
             "simulated": platform.simulated if platform else None,
+            "memory": None
+            if found is None
+            else {
+                "total_mb": found.memory_mb,
+                "rmp_mb": rmp_mb(found.memory_mb) if platform is not None and platform.sev_snp else 0,
+            },
             "slots": {
                 generation.value: {
                     "total": slots.total,
@@ -74,6 +80,10 @@ class HostStatus:
                     "sources": dict(slots.sources),
                 }
                 for generation, slots in self._found.usable.items()
+            },
+            "stranded": {
+                generation.value: [str(uuid) for uuid in uuids]
+                for generation, uuids in self._readiness.stranded.items()
             },
             "unusable": {generation.value: why for generation, why in self._found.unusable.items()},
             "placement": {
@@ -83,6 +93,10 @@ class HostStatus:
             },
             "guests": await self._guests(),
         }
+
+    def look(self) -> None:
+        """Tell what the host can run and what it cannot any more, by what was read and seen last."""
+        self._readiness.look(self._found)
 
     def slots_total(self) -> Labelled:
         return [((generation.value,), float(slots.total)) for generation, slots in self._found.usable.items()]

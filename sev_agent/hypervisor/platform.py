@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 _PARAMETERS = Path("sys/module/kvm_amd/parameters")
 _MISC = (Path("sys/fs/cgroup"), Path("sys/fs/cgroup/misc"))
 """The root of cgroup v2, and where v1 is mounted."""
+
+_SMT = Path("sys/devices/system/cpu/smt/active")
 
 _SIMULATED = Path("SIMULATED")
 _TRUE = frozenset({"1", "Y", "y"})
@@ -23,15 +25,18 @@ class Platform:
 
     ``misc_capacity`` and ``misc_current`` are ASIDs by the kernel's keys: ``sev`` for SEV, ``sev_es`` for SEV-ES and
     SEV-SNP. A kernel without the controller has neither; before 6.5 the root shows no current use.
-    ``simulated`` is true below the root of a simulated platform.
+    ``smt`` is whether two threads share a core, ``None`` where the kernel does not say.
+    ``simulated`` is true below the root of a simulated platform. Two readings are equal where the platform can do the
+    same: what is in use does not count.
     """
 
     sev: bool
     sev_es: bool
     sev_snp: bool
     misc_capacity: Mapping[str, int]
-    misc_current: Mapping[str, int]
+    misc_current: Mapping[str, int] = field(compare=False)
     simulated: bool
+    smt: bool | None = None
 
 
 def read_platform(root: Path) -> Platform:
@@ -43,6 +48,7 @@ def read_platform(root: Path) -> Platform:
         misc_capacity=_counters(root, "misc.capacity"),
         misc_current=_counters(root, "misc.current"),
         simulated=(root / _SIMULATED).exists(),
+        smt={"1": True, "0": False}.get(_text(root / _SMT).strip()),
     )
 
 

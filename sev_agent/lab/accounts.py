@@ -1,6 +1,5 @@
 """Who may use the lab's cloud, and where its services are: Keystone's projects, users and catalog."""
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from pydantic import SecretStr
 
 from sev_agent.config import AuthSection, ServiceSection
 from sev_agent.lab.openstack import REGION, SERVICE_PROJECT, SERVICE_USER, OpenStack
+from sev_agent.lab.side_by_side import side_by_side
 from sev_agent.lab.tenants import PROJECTS, ROLES, TENANTS, Tenant
 from sev_agent.openstack.client import ServiceClient
 from sev_agent.openstack.identity import KeystoneIdentity
@@ -47,11 +47,8 @@ class Accounts:
             settings=ServiceSection(endpoint=cloud.keystone_url),
         )
 
-    async def ensure(self, compute_url: str | None = None) -> None:
-        """The service project and user, and the entries of Glance and Placement in the catalog.
-
-        With ``compute_url``, the compute API's entry too, and the tenants who use it.
-        """
+    async def ensure(self) -> None:
+        """The service project and user, and the entries of Glance and Placement in the catalog."""
         project = await self._make("projects", {"name": SERVICE_PROJECT, "domain_id": _DOMAIN})
         user = await self._make(
             "users", {"name": SERVICE_USER, "domain_id": _DOMAIN}, {"password": self._cloud.password}
@@ -61,20 +58,19 @@ class Accounts:
             await self._keystone.request("PUT", f"/v3/projects/{project}/users/{user}/roles/{role}", accepted={204})
         await self._list("glance", "image", self._cloud.glance_url)
         await self._list("placement", "placement", self._cloud.placement_url)
-        if compute_url is not None:
-            await self._list("sev-agent", "compute", compute_url)
-            await self._make_tenants()
+
+    async def ensure_tenants(self, compute_url: str) -> None:
+        """The compute API's entry in the catalog, and the tenants who use it."""
+        await self._list("sev-agent", "compute", compute_url)
+        projects = {name: await self._make("projects", {"name": name, "domain_id": _DOMAIN}) for name in PROJECTS}
+        roles = {name: await self._make("roles", {"name": name}) for name in ROLES}
+        await side_by_side(*(self._make_tenant(each, projects[each.project], roles[each.role]) for each in TENANTS))
 
     async def _list(self, name: str, kind: str, url: str) -> None:
         """Put the service ``name`` into the catalog."""
         service = await self._make("services", {"name": name, "type": kind})
         where = {"service_id": service, "interface": "public", "region_id": REGION}
         await self._make("endpoints", where, {"url": url})
-
-    async def _make_tenants(self) -> None:
-        projects = {name: await self._make("projects", {"name": name, "domain_id": _DOMAIN}) for name in PROJECTS}
-        roles = {name: await self._make("roles", {"name": name}) for name in ROLES}
-        await asyncio.gather(*(self._make_tenant(each, projects[each.project], roles[each.role]) for each in TENANTS))
 
     async def _make_tenant(self, tenant: Tenant, project: str, role: str) -> None:
         password = tenant.password(self._cloud.password)

@@ -1,11 +1,7 @@
 """A whole cloud on one machine: bringing it up, asking how it does, taking it down."""
 
 import asyncio
-import contextlib
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -16,42 +12,23 @@ from sev_agent.durable import write_durably
 from sev_agent.lab import agents, control, environment, images, openrc, openstack, rabbitmq
 from sev_agent.lab.accounts import Accounts
 from sev_agent.lab.control import ControlPlane
+from sev_agent.lab.directory import alone, check_directory, mounts_below, remove_files
 from sev_agent.lab.flavors import ensure_flavor
 from sev_agent.lab.host import Host, RealHost, has_working_sev
-from sev_agent.lab.openrc import ShellFiles
+from sev_agent.lab.openrc import ShellFiles, StockClient
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
+from sev_agent.lab.platform.emulator.failures import Armed
 from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress, Silent
 from sev_agent.lab.service import GUESTS, LabError, Service, mark
+from sev_agent.lab.side_by_side import side_by_side
 from sev_agent.lab.state import FILE_NAME, HostState, LabState
 from sev_agent.lab.supervisor import ServiceStatus, Supervisor
 
 DEFAULT_DIRECTORY = Path("/var/lib/sev-agent-lab")
 DEFAULT_SLOTS = 15
-
-# sizeof(sun_path) of a UNIX socket's address; the last byte ends the string.
-_SOCKET_PATH_MAX = 107
-_LONGEST_SOCKET = "hosts/compute-99/run/libvirt/virtlogd-admin-sock"
-
-# What ``down --purge`` may remove: a directory given by mistake keeps everything else.
-_OWN = frozenset(
-    {
-        openrc.DIRECTORY,
-        "log",
-        "rabbitmq",
-        "keystone",
-        "glance",
-        "placement",
-        "hosts",
-        "api",
-        "bin",
-        ".cache",
-        "openrc",
-        "lock",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +94,15 @@ class Lab:
         return self._control.compute_urls
 
     @property
+    def scheduler_config(self) -> Path | None:
+        """What ``sev-agent hosts`` reads, where there is a scheduler."""
+        return self._control.scheduler_config
+
+    def stock_client(self, user: str) -> StockClient:
+        """The stock ``openstack`` command as the operator ``admin``, or as a tenant such as ``red-member``."""
+        return StockClient(self.cloud, openrc.users(self.cloud)[user])
+
+    @property
     def image_id(self) -> UUID:
         """The guest image in Glance."""
         if self._state.image_id is None:
@@ -130,6 +116,14 @@ class Lab:
     def host(self, name: str) -> Host:
         """The host of this name. Raises ``LabError``."""
         return next((host for host in self.hosts if host.name == name), None) or _no_host(name)
+
+    def failures(self, name: str) -> Armed:
+        """What launches on the host of this name are to fail with. Raises ``LabError`` where none is simulated."""
+        match self.host(name):
+            case ComputeHost() as host:
+                return host.failures
+            case _:
+                raise LabError(f"{name} is a real machine, whose platform does not fail by command")
 
     def http_url(self, host: Host) -> str:
         """Where the daemon of ``host`` serves health and metrics."""
@@ -175,19 +169,15 @@ class Lab:
         check_directory(self.directory)
         await asyncio.to_thread(self.directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         await asyncio.to_thread(self.cache.mkdir, mode=0o755, parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self.directory):
             await self._remember(hosts, slots, platforms, agents=agents)
             await self._remember_control(apis, schedulers)
             with self._progress.step("openstack packages") as say:
                 await environment.provide(self.cache, say)
             await self._start_services()
-            if self._state.hosts:
-                await self._start_hosts()
-                await self._provide_image()
-            await self._control.prepare()
-            if agents:
-                for each in self.hosts:
-                    await asyncio.to_thread(self.agent_config, each)
+            await side_by_side(self._start_hosts(), self._provide_tenants(), self._control.prepare())
+            for each in self.hosts if agents else ():
+                await asyncio.to_thread(self.agent_config, each)
             await self._supervisor.start_side_by_side([*self._control.services(), *(self._agents() if agents else ())])
             if self.compute_urls:
                 await self._provide_flavor()
@@ -199,7 +189,7 @@ class Lab:
         """
         # The directory may have been removed from below its processes; it is also where the lock is.
         await asyncio.to_thread(self.directory.mkdir, parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self.directory):
             ended = await self._end()
             left = await self._supervisor.marked()
             mounts = await asyncio.to_thread(mounts_below, self.directory)
@@ -207,7 +197,7 @@ class Lab:
                 for each in self.hosts if self._known else ():
                     await each.cleanup()
                 if purge:
-                    await asyncio.to_thread(self._remove_files)
+                    await asyncio.to_thread(self._forget)
         return Ended(processes=tuple(ended), left=tuple(left), mounts=mounts)
 
     async def status(self) -> list[ServiceStatus]:
@@ -261,12 +251,20 @@ class Lab:
         await self._supervisor.start_side_by_side([node, cloud.keystone(), cloud.glance(), cloud.placement()])
         with self._progress.step("accounts"):
             async with aiohttp.ClientSession() as session:
-                await Accounts(session, cloud).ensure(next(iter(self.compute_urls), None))
+                await Accounts(session, cloud).ensure()
 
     async def _start_hosts(self) -> None:
         for each in self.hosts:
             await each.prepare()
         await self._supervisor.start_chains(each.services(self._guest_mark) for each in self.hosts)
+        if self.hosts:
+            await self._provide_image()
+
+    async def _provide_tenants(self) -> None:
+        for first in self.compute_urls[:1]:
+            with self._progress.step("tenants"):
+                async with aiohttp.ClientSession() as session:
+                    await Accounts(session, self.cloud).ensure_tenants(first)
 
     async def _provide_image(self) -> None:
         from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415
@@ -297,7 +295,13 @@ class Lab:
 
     @property
     def _shell_files(self) -> ShellFiles:
-        return ShellFiles(directory=self.directory, cloud=self.cloud, rabbit_url=self.rabbit_url, hosts=self.hosts)
+        return ShellFiles(
+            directory=self.directory,
+            cloud=self.cloud,
+            rabbit_url=self.rabbit_url,
+            hosts=self.hosts,
+            scheduler_config=self._control.scheduler_config,
+        )
 
     @property
     def _guest_mark(self) -> dict[str, str]:
@@ -317,16 +321,10 @@ class Lab:
         ended += await self._supervisor.stop_all(self._services())
         return ended + await self._supervisor.end_marked()
 
-    def _remove_files(self) -> None:
+    def _forget(self) -> None:
         # Its memory of itself goes first: half a lab must not be taken for one.
         (self.directory / FILE_NAME).unlink(missing_ok=True)
-        for entry in self.directory.iterdir():
-            if entry.name not in _OWN:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        remove_files(self.directory)
         self._known = self._damage = None
 
     def _services(self) -> tuple[Service, ...]:
@@ -357,42 +355,6 @@ class Lab:
             return RealHost(name=known.name, directory=directory)
         return ComputeHost(name=known.name, directory=directory, slots=known.slots, kind=known.platform)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other lab commands out of this directory. The lock goes with the process that holds it."""
-        with (self.directory / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LabError(
-                    f"another 'sev-agent lab' command is at work in {self.directory}", remedy="wait until it has ended"
-                ) from None
-            yield
-
 
 def _no_host(name: str) -> Host:
     raise LabError(f"the lab has no host '{name}'", remedy="see 'sev-agent lab status'")
-
-
-def check_directory(directory: Path) -> None:
-    """Raises ``LabError`` for a directory in which the paths of UNIX sockets would be too long for the kernel."""
-    longest = directory / _LONGEST_SOCKET
-    excess = len(os.fsencode(longest)) - _SOCKET_PATH_MAX
-    if excess > 0:
-        raise LabError(
-            f"{directory} is too long by {excess} bytes: the socket {longest} would pass the limit of 108 bytes",
-            remedy="choose a shorter directory with --dir",
-        )
-
-
-def mounts_below(directory: Path) -> tuple[str, ...]:
-    """The mount points in or below ``directory``, in every mount namespace that a process is in. Blocks on /proc."""
-    tables: dict[Path, str] = {}
-    for process in Path("/proc").iterdir():
-        # A process may end at any moment; its namespace then has others that tell, or is gone too.
-        with contextlib.suppress(OSError):
-            if process.name.isdecimal() and (namespace := (process / "ns/mnt").readlink()) not in tables:
-                tables[namespace] = (process / "mountinfo").read_text()
-    lines = (line for table in tables.values() for line in table.splitlines())
-    points = {line.split()[4].encode().decode("unicode_escape").encode("latin-1") for line in lines}
-    return tuple(sorted(point for point in map(os.fsdecode, points) if Path(point).is_relative_to(directory)))

@@ -17,6 +17,9 @@ _MAX_OUTPUT = 64 * 1024
 # More than any lab has slots: what is tried there is the slots' end, not the quota's.
 _QUOTA = {"servers": 200, "vcpus": 400, "ram_mb": 1_048_576}
 
+# What a crash interrupted goes on while somebody watches, and a crowd on a slow machine is not given up.
+_UPKEEP = {"interval": 5, "schedule_deadline": 30, "schedule_attempts": 20}
+
 
 def port_names(apis: int, schedulers: int) -> tuple[str, ...]:
     """The names of the ports that so many processes need."""
@@ -41,6 +44,11 @@ class ControlPlane:
     def compute_urls(self) -> tuple[str, ...]:
         """The addresses of the compute API, as a catalog has them."""
         return tuple(f"http://127.0.0.1:{self.ports[name]}/v2.1" for name in _names("api", self.apis))
+
+    @property
+    def scheduler_config(self) -> Path | None:
+        """The configuration file of the first scheduler."""
+        return self._file("scheduler") if self.schedulers else None
 
     async def prepare(self) -> None:
         """Write the configurations, and bring the database up to date. Blocks shortly on the disk.
@@ -84,6 +92,7 @@ class ControlPlane:
             "database": {"url": f"sqlite:///{self.directory / 'api/api.sqlite'}"},
             "glance": {"endpoint": self.cloud.glance_url},
             "quota": _QUOTA,
+            "upkeep": _UPKEEP,
             **self._common(name),
         }
 

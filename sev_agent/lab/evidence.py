@@ -1,6 +1,7 @@
 """What shows that a guest of the lab runs, runs encrypted, and is counted: read from libvirt, Placement and HTTP."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from sev_agent.domain.xml import parse_domain
 from sev_agent.errors import SevAgentError
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.host import Host
-from sev_agent.openstack.glance import Glance, Image
+from sev_agent.lab.platform.emulator.kind import Kind
+from sev_agent.lab.supervisor import last_lines
 from sev_agent.openstack.identity import KeystoneIdentity
 from sev_agent.openstack.placement import Placement
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
@@ -24,6 +26,8 @@ from sev_agent.subprocesses import run_bounded
 
 _VIRSH_SECONDS: Final = 20.0
 _HTTP_SECONDS: Final = 5.0
+_SCHEDULER_LINES: Final = 500
+_PLACED: Final = "scheduler.placed"
 METRICS: Final = (
     "sev_agent_slots_total{",
     "sev_agent_slots_used{",
@@ -92,11 +96,21 @@ async def slots_used(lab: Lab, host: Host) -> tuple[int, int]:
         return usages.get(RESOURCE_CLASS, 0), inventories[RESOURCE_CLASS].total
 
 
-async def image(lab: Lab, host: Host) -> Image:
-    """The lab's guest image, as Glance describes it."""
-    async with aiohttp.ClientSession() as session:
-        config = _configuration(lab, host)
-        return await Glance(session, KeystoneIdentity(session, config.auth), config.glance).get_image(lab.image_id)
+def hosts_with_slots(lab: Lab) -> tuple[Host, ...]:
+    """The hosts that run SEV guests."""
+    return tuple(host for host in lab.hosts if host.platform != Kind.NONE)
+
+
+def scheduling(lab: Lab, uuid: UUID) -> dict[str, int]:
+    """What the scheduler counted when it placed the instance. Blocks on its log."""
+    logs = (lab.log_path(name) for name in lab.log_names() if name.startswith("scheduler"))
+    for line in (line for log in logs for line in last_lines(log, _SCHEDULER_LINES)):
+        if _PLACED in line and str(uuid) in line:
+            said: dict[str, Any] = json.loads(line)
+            return {name: int(value) for name, value in said.items() if isinstance(value, int)}
+    raise EvidenceMissing(
+        f"no scheduler of the lab says where it placed {uuid}", remedy="see 'sev-agent lab logs scheduler'"
+    )
 
 
 async def metrics(lab: Lab, host: Host) -> list[str]:

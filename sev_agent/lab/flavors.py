@@ -14,7 +14,7 @@ NAME = "sev.small"
 
 async def ensure_flavor(session: aiohttp.ClientSession, cloud: OpenStack, compute_url: str) -> str:
     """The identifier of a small flavor for encrypted guests, made if it is missing."""
-    compute = ComputeApi(session, KeystoneIdentity(session, admin(cloud)), ServiceSection(endpoint=compute_url))
+    compute = _client(session, cloud, compute_url)
     try:
         found = await compute.find_flavor(NAME)
     except FlavorNotFound:
@@ -22,3 +22,16 @@ async def ensure_flavor(session: aiohttp.ClientSession, cloud: OpenStack, comput
             NAME, vcpus=1, ram=256, disk=1, is_public=True, extra_specs=tags.flavor_tags()
         )
     return f"{found.name} {found.id}"
+
+
+async def exists(session: aiohttp.ClientSession, cloud: OpenStack, compute_url: str, name: str) -> bool:
+    """Whether there is a flavor ``name``."""
+    try:
+        await _client(session, cloud, compute_url).find_flavor(name)
+    except FlavorNotFound:
+        return False
+    return True
+
+
+def _client(session: aiohttp.ClientSession, cloud: OpenStack, compute_url: str) -> ComputeApi:
+    return ComputeApi(session, KeystoneIdentity(session, admin(cloud)), ServiceSection(endpoint=compute_url))

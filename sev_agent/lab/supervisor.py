@@ -1,6 +1,7 @@
 """Starting the lab's services and ending them; nothing about them is remembered but what /proc and the logs say."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from sev_agent.lab.probe import tcp_answers
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Progress
 from sev_agent.lab.service import LEADER_VARIABLE, LabError, Say, Service, mark
+from sev_agent.lab.side_by_side import side_by_side
 
 _POLL = 0.1
 _READY_PROBE = 5.0
@@ -97,13 +99,7 @@ class Supervisor:
             for service in chain:
                 await self.start(service)
 
-        tasks = [asyncio.create_task(start(chain), name=f"start {chain[0].name}") for chain in filter(None, chains)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await side_by_side(*(start(chain) for chain in chains))
 
     async def stop(self, service: Service) -> list[MarkedProcess]:
         """End ``service`` and whatever it left behind; returns the processes ended."""
@@ -184,6 +180,7 @@ class Supervisor:
             **mark(self._directory, service.name),
         }
         # posix_spawn, since subprocess and asyncio each own their child and would end it or warn when they go.
+        _keep_descriptors()
         command = ("/bin/sh", "-c", _LAUNCH, "sh", str(service.cwd or self._directory), *service.command)
         opened = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
@@ -223,6 +220,14 @@ def last_lines(path: Path, count: int) -> list[str]:
             return [line.rstrip("\n") for line in deque(file, maxlen=count)]
     except FileNotFoundError:
         return []
+
+
+def _keep_descriptors() -> None:
+    """Let no child have what the lab's command was started with: a lock would be held, a pipe be open for days."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names alone are wanted
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)  # noqa: FBT003 - it takes no name
 
 
 def _exit_code(pid: int) -> int | None:

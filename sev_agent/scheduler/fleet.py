@@ -114,7 +114,7 @@ class Fleet:
         generations = await self._generations()
         of_type = {provider.uuid for provider in await self._placement.providers(required={NODE_TYPE_TRAIT})}
         disabled = {provider.uuid for provider in await self._placement.providers(required={DISABLED_TRAIT})}
-        alive = await self._aliveness.among(provider.name for provider in everybody if provider.uuid in of_type)
+        alive = await self._aliveness.among(provider.name for provider in everybody if provider.parent is None)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def look(provider: Provider) -> tuple[UUID, _Amounts]:

@@ -21,8 +21,10 @@ _EXIT_SECONDS = 60.0
 class AgentProcess:
     """``sev-agent run`` with the lab's configuration, changed by variables of the environment."""
 
-    def __init__(self, lab_directory: Path, config: Path, url: str, session: aiohttp.ClientSession) -> None:
-        self.log = lab_directory / "log" / "agent.log"
+    def __init__(
+        self, lab_directory: Path, config: Path, url: str, session: aiohttp.ClientSession, *, name: str = "agent"
+    ) -> None:
+        self.log = lab_directory / "log" / f"{name}.log"
         self._config = config
         self._url = url
         self._session = session

@@ -78,8 +78,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """A lab with one host. ``blank`` is an image without a system: enough to start a guest, not to boot it.
+    """One host of a lab, and the services around it.
 
+    ``blank`` is an image without a system: enough to start a guest, not to boot it.
     ``kept`` are instances that outlive the test that made them.
     """
 
@@ -90,11 +91,12 @@ class Cloud:
     glance: Glance
     placement: Placement
     blank: UUID
+    index: int = 0
     kept: set[UUID] = field(default_factory=set)
 
     @property
     def host(self) -> ComputeHost:
-        host: Host = self.lab.hosts[0]
+        host: Host = self.lab.hosts[self.index]
         assert isinstance(host, ComputeHost), "these tests count the slots of a simulated platform"
         return host
 
@@ -223,23 +225,23 @@ class Cloud:
     async def runs(self, uuid: UUID) -> bool:
         return uuid in await self.domains(running=True)
 
-    async def slots_used(self) -> int:
+    async def slots_used(self, generation: Generation = Generation.SEV) -> int:
         """What Placement itself adds up."""
-        return (await self.placement.usages((await self.child()).uuid)).get(RESOURCE_CLASS, 0)
+        return (await self.placement.usages((await self.child(generation)).uuid)).get(RESOURCE_CLASS, 0)
 
     async def root(self) -> Provider:
         found = await self.placement.find_provider(self.host.name)
         assert found is not None
         return found
 
-    async def child(self) -> Provider:
-        found = await self.placement.find_provider(Generation.SEV.provider_name(self.host.name))
+    async def child(self, generation: Generation = Generation.SEV) -> Provider:
+        found = await self.placement.find_provider(generation.provider_name(self.host.name))
         assert found is not None
         return found
 
-    def firmware_slots_used(self) -> int:
+    def firmware_slots_used(self, pool: str = "sev") -> int:
         """What the simulated secure processor holds; blocks shortly."""
-        return self.host.firmware_slots.used("sev")
+        return self.host.firmware_slots.used(pool)
 
     def processes(self, uuid: UUID) -> list[int]:
         """The QEMU processes of an instance; blocks shortly."""
@@ -296,10 +298,16 @@ class Cloud:
 
     # What is put in.
 
-    async def upload(self, path: Path | None, *, disk_format: str = "qcow2", **properties: str) -> UUID:
+    async def upload(
+        self, path: Path | None, *, disk_format: str = "qcow2", container_format: str = "bare", **properties: str
+    ) -> UUID:
         """A new image with the method's properties; without ``path`` it stays without data."""
         image = await self.glance.create_image(
-            "test", disk_format=disk_format, visibility="public", properties={**tags.IMAGE, **properties}
+            "test",
+            disk_format=disk_format,
+            container_format=container_format,
+            visibility="public",
+            properties={**tags.IMAGE, **properties},
         )
         if path is not None:
             await self.glance.upload(image.id, path, total_timeout=_UPLOAD_SECONDS)

@@ -1,4 +1,4 @@
-"""One lab with one host for all tests here, and the daemon of that host in their hands."""
+"""One lab for all tests here, with a host of each generation, and the daemons of these hosts in their hands."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from sev_agent.lab.cloud import Lab
+from sev_agent.lab.platform.emulator.kind import Kind
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.downloads import StallingProxy
@@ -20,7 +21,7 @@ _LOG_LINES = 60
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def lab() -> AsyncIterator[Lab]:
-    async with own_lab("sev-e2e-", slots=SLOTS) as lab:
+    async with own_lab("sev-e2e-", slots=SLOTS, platforms=(Kind.SEV, Kind.SEV_ES, Kind.SEV_SNP)) as lab:
         yield lab
 
 
@@ -28,6 +29,34 @@ async def lab() -> AsyncIterator[Lab]:
 async def cloud(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     async with seen_from_outside(lab, tmp_path_factory.mktemp("image")) as cloud:
         yield cloud
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def es_host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
+    async with seen_from_outside(lab, tmp_path_factory.mktemp("image"), index=1) as cloud:
+        yield cloud
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def snp_host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
+    async with seen_from_outside(lab, tmp_path_factory.mktemp("image"), index=2) as cloud:
+        yield cloud
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def es_cloud(es_host: Cloud) -> AsyncIterator[Cloud]:
+    """The host with SEV-ES, its daemon ready; what a test leaves is deleted."""
+    await _usual(es_host.agent)
+    yield es_host
+    await _cleared(es_host)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def snp_cloud(snp_host: Cloud) -> AsyncIterator[Cloud]:
+    """The host with SEV-SNP, its daemon ready; what a test leaves is deleted."""
+    await _usual(snp_host.agent)
+    yield snp_host
+    await _cleared(snp_host)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -39,12 +68,16 @@ async def agent(cloud: Cloud) -> AsyncIterator[AgentProcess]:
     yield agent
     print("\n".join(agent.said().splitlines()[-_LOG_LINES:]))  # noqa: T201 - pytest shows it where a test failed
     await _usual(agent)
+    await _cleared(cloud)
+    await cloud.dead_letters()
+
+
+async def _cleared(cloud: Cloud) -> None:
     listed = [UUID(view["uuid"]) for view in await cloud.ask("list_instances")]
     for uuid in set(listed) - cloud.kept:
         await cloud.delete(uuid)
         assert await cloud.left(uuid) == []
     assert await cloud.domains() <= cloud.kept
-    await cloud.dead_letters()
 
 
 async def _usual(agent: AgentProcess) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +15,7 @@ import aiohttp
 from sev_agent.config import ServiceSection
 from sev_agent.lab.accounts import admin
 from sev_agent.lab.cloud import Lab
+from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.openstack.glance import Glance
@@ -27,13 +28,14 @@ from tests.images import make_qcow2
 
 
 @contextlib.asynccontextmanager
-async def own_lab(prefix: str, *, slots: int) -> AsyncIterator[Lab]:
-    """A lab with one host and no daemon; at its end no process and no mount of it may be left."""
+async def own_lab(prefix: str, *, slots: int, platforms: Sequence[Kind] = ()) -> AsyncIterator[Lab]:
+    """A lab without daemons, with one host or one for each of ``platforms``; at its end nothing of it is left."""
     # pytest's own directories are too deep for the address of a socket.
     directory = Path(tempfile.mkdtemp(prefix=prefix))
-    lab = Lab(directory, cache=_cache())
+    lab = Lab(directory, cache=cache())
     try:
-        await lab.up(hosts=1, agents=False, slots=slots, apis=1, schedulers=1)
+        hosts = max(1, len(platforms))
+        await lab.up(hosts=hosts, agents=False, slots=slots, apis=1, schedulers=1, platforms=platforms)
         yield lab
     finally:
         ended = await lab.down(purge=True)
@@ -42,8 +44,11 @@ async def own_lab(prefix: str, *, slots: int) -> AsyncIterator[Lab]:
 
 
 @contextlib.asynccontextmanager
-async def seen_from_outside(lab: Lab, scratch: Path) -> AsyncIterator[Cloud]:
-    """``lab`` with a client for each of its services and a blank image, which is made in ``scratch``."""
+async def seen_from_outside(lab: Lab, scratch: Path, *, index: int = 0) -> AsyncIterator[Cloud]:
+    """``lab`` with a client for each of its services and a blank image, which is made in ``scratch``.
+
+    ``index`` says which of its hosts is looked at.
+    """
     async with contextlib.AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
         broker = Broker(
@@ -53,8 +58,8 @@ async def seen_from_outside(lab: Lab, scratch: Path) -> AsyncIterator[Cloud]:
         for component in (broker, rpc):
             closing.push_async_callback(_end, asyncio.create_task(component.run(), name=type(component).__name__))
         identity = KeystoneIdentity(session, admin(lab.cloud))
-        host = lab.hosts[0]
-        agent = AgentProcess(lab.directory, lab.agent_config(host), lab.http_url(host), session)
+        host = lab.hosts[index]
+        agent = AgentProcess(lab.directory, lab.agent_config(host), lab.http_url(host), session, name=f"agent-{index}")
         cloud = Cloud(
             lab=lab,
             agent=agent,
@@ -63,6 +68,7 @@ async def seen_from_outside(lab: Lab, scratch: Path) -> AsyncIterator[Cloud]:
             glance=Glance(session, identity, ServiceSection(endpoint=lab.glance_url)),
             placement=Placement(session, identity, ServiceSection(endpoint=lab.placement_url)),
             blank=UUID(int=0),
+            index=index,
         )
         blank = await cloud.upload(make_qcow2(scratch / "blank.qcow2"))
         yield dataclasses.replace(cloud, blank=blank)
@@ -70,7 +76,7 @@ async def seen_from_outside(lab: Lab, scratch: Path) -> AsyncIterator[Cloud]:
             assert await agent.stop() == 0
 
 
-def _cache() -> Path | None:
+def cache() -> Path | None:
     given = os.environ.get("SEV_AGENT_LAB_CACHE")
     return Path(given) if given else None
 

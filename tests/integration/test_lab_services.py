@@ -19,7 +19,8 @@ from pydantic import SecretStr
 from sev_agent.config import AuthSection, ServiceSection
 from sev_agent.lab import processes, rabbitmq
 from sev_agent.lab.accounts import service_user
-from sev_agent.lab.cloud import Lab, mounts_below
+from sev_agent.lab.cloud import Lab
+from sev_agent.lab.directory import mounts_below
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.service import LabError
 from sev_agent.lab.supervisor import State

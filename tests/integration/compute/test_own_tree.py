@@ -81,6 +81,9 @@ async def test_generation_goes_under_guests(host: CountingHost) -> None:
         assert outcome.differences == ()
 
     assert (await slots(host)).reserved == SLOTS
+    provider = await child(host)
+    assert provider is not None
+    assert Generation.SEV.trait not in (await host.placement.traits(provider.uuid))[1]
     assert await host.held(uuid) == FULL_SIZE
     with pytest.raises(Full):
         await host.accounting.claim(record(State.BUILDING))
@@ -103,6 +106,9 @@ async def test_generation_comes_back_under_guests(host: CountingHost) -> None:
     await host.reconcile()
 
     assert (await slots(host)).reserved == 0
+    provider = await child(host)
+    assert provider is not None
+    assert Generation.SEV.trait in (await host.placement.traits(provider.uuid))[1]
     assert await host.held(uuid) == FULL_SIZE
     await host.accounting.claim(record(State.BUILDING))
 

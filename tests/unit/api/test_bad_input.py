@@ -4,8 +4,9 @@ import asyncio
 import base64
 import io
 import json
+import resource
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -356,7 +357,16 @@ async def test_no_broker(api: InProcessApi) -> None:
     assert limits["limits"]["absolute"]["totalInstancesUsed"] == 0
 
 
-async def test_a_thousand_at_once(api: InProcessApi) -> None:
+@pytest.fixture
+def room_for_connections() -> Iterator[None]:
+    """Descriptors for both ends of a thousand connections, which a shell's usual limit has not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_thousand_at_once(api: InProcessApi, room_for_connections: None) -> None:
     """A thousand requests at once are each answered as one alone; as many servers are made as the quota has."""
     await make_flavor(api)
     body = server(make_image(api))

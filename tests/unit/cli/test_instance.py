@@ -33,6 +33,7 @@ def view(state: str = "active", **changes: Any) -> dict[str, Any]:
         "flavor": {"name": "", "vcpus": 2, "memory_mb": 512, "root_gb": 1, "extra_specs": {}},
         "image_id": IMAGE,
         "firmware": None,
+        "firmware_sha256": None,
         "auto_start": False,
         "request_id": "req-1",
         "created_at": "2026-11-22T10:00:00.123456+00:00",

@@ -1,8 +1,9 @@
 import pytest
 
-from sev_agent.compute.admission import Admission, GenerationUnavailable, MemoryShort
+from sev_agent.compute.admission import Admission, GenerationUnavailable, MemoryShort, PolicyUnmet
 from sev_agent.hypervisor.free_memory import available_mb
 from sev_agent.sev.generation import Generation
+from sev_agent.sev.policy import parse_policy
 
 
 async def test_a_generation_that_the_host_lacks() -> None:
@@ -35,3 +36,26 @@ async def test_memory(free: int | None, fits: bool) -> None:  # noqa: FBT001 - a
 def test_available() -> None:
     """The kernel of this machine tells what it could give."""
     assert (available_mb() or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "generation", "smt", "met"),
+    [
+        ("abi=1.1", Generation.SEV_SNP, True, False),
+        ("abi=1.1", Generation.SEV_SNP, False, True),
+        ("abi=1.1", Generation.SEV_SNP, None, True),
+        ("smt", Generation.SEV_SNP, True, True),
+        ("noks", Generation.SEV_ES, True, True),
+    ],
+)
+def test_smt(text: str, generation: Generation, smt: bool | None, met: bool) -> None:  # noqa: FBT001 - of the test
+    """A policy that forbids SMT is refused on a host that has it, before the firmware would."""
+    admission = Admission(overhead_mb=128)
+    admission.learn({}, smt=smt)
+
+    if met:
+        admission.check_policy(parse_policy(text, generation))
+        return
+    with pytest.raises(PolicyUnmet, match="wants a host without SMT") as caught:
+        admission.check_policy(parse_policy(text, generation))
+    assert caught.value.retryable

@@ -1,10 +1,11 @@
 # ruff: noqa: ASYNC240 - a test may block its own loop for a moment
+import hashlib
 import stat
 from pathlib import Path
 
 import pytest
 
-from sev_agent.compute.firmware_files import FirmwareTemplateMissing, create_nvram
+from sev_agent.compute.firmware_files import FirmwareTemplateMissing, FirmwareUnreadable, create_nvram, firmware_digest
 
 
 @pytest.fixture
@@ -40,3 +41,10 @@ async def test_missing_template_is_explained(tmp_path: Path) -> None:
     with pytest.raises(FirmwareTemplateMissing, match=r"VARS\.fd.*ovmf"):
         await create_nvram(tmp_path / "VARS.fd", tmp_path / "nvram")
     assert not list(tmp_path.iterdir())
+
+
+async def test_digest(template: Path, tmp_path: Path) -> None:
+    """Firmware is known by its SHA-256; what cannot be read is told with what to do."""
+    assert await firmware_digest(template) == hashlib.sha256(template.read_bytes()).hexdigest()
+    with pytest.raises(FirmwareUnreadable, match="install the package"):
+        await firmware_digest(tmp_path / "gone")

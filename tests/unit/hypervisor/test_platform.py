@@ -20,7 +20,9 @@ def test_reads_a_sev_host(tmp_path: Path) -> None:
     _write(tmp_path, "sys/module/kvm_amd/parameters/sev_snp", "N\n")
     _write(tmp_path, "sys/fs/cgroup/misc.capacity", "sev 410\nsev_es 99\n")
     _write(tmp_path, "sys/fs/cgroup/misc.current", "sev 3\nsev_es 0\n")
-    assert read_platform(tmp_path) == Platform(
+    platform = read_platform(tmp_path)
+    assert platform.misc_current == {"sev": 3, "sev_es": 0}
+    assert platform == Platform(
         sev=True,
         sev_es=True,
         sev_snp=False,
@@ -28,6 +30,13 @@ def test_reads_a_sev_host(tmp_path: Path) -> None:
         misc_current={"sev": 3, "sev_es": 0},
         simulated=False,
     )
+
+
+@pytest.mark.parametrize(("text", "smt"), [("1\n", True), ("0\n", False), ("", None), ("2", None)])
+def test_threads(tmp_path: Path, text: str, smt: bool | None) -> None:  # noqa: FBT001 - a parameter of the test
+    """Whether cores have two threads is what the kernel says, if it does."""
+    _write(tmp_path, "sys/devices/system/cpu/smt/active", text)
+    assert read_platform(tmp_path).smt is smt
 
 
 def test_a_host_without_any_of_the_files_has_no_sev(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from pathlib import Path
 from uuid import UUID
 
@@ -9,8 +10,11 @@ import pytest
 
 from sev_agent import config
 from sev_agent.lab import agents, environment
-from sev_agent.lab.cloud import Lab, check_directory, mounts_below
+from sev_agent.lab.cloud import Lab
+from sev_agent.lab.control import ControlPlane, port_names
+from sev_agent.lab.directory import check_directory, mounts_below
 from sev_agent.lab.host import RealHost, _kernel_offers_sev, libvirt_offers_sev
+from sev_agent.lab.openrc import ShellFiles, users
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.platform.compute_host import ComputeHost
 from sev_agent.lab.platform.emulator.kind import Kind
@@ -113,6 +117,63 @@ def test_a_daemon_knows_the_firmware_of_its_host(cloud: OpenStack, tmp_path: Pat
     host = ComputeHost(name="compute-1", directory=tmp_path / "compute-1", kind=Kind.SEV_SNP)
     read = loaded(agents.configuration(host, http_port=25010, rabbit_url=RABBIT, cloud=cloud), tmp_path)
     assert read.hypervisor.firmware_dirs == (host.firmware_descriptors, *config.HypervisorSection().firmware_dirs)
+
+
+def control(cloud: OpenStack, directory: Path, apis: int, schedulers: int) -> ControlPlane:
+    names = port_names(apis, schedulers)
+    ports = {name: 26000 + number for number, name in enumerate(names)}
+    return ControlPlane(
+        directory=directory, ports=ports, rabbit_url=RABBIT, cloud=cloud, apis=apis, schedulers=schedulers
+    )
+
+
+async def test_the_control_plane_can_read_its_configuration(cloud: OpenStack, tmp_path: Path) -> None:
+    """Two processes of each kind: every one with ports and a name of its own, both APIs on one database."""
+    await control(cloud, tmp_path, 2, 2).prepare()
+    apis = [config.load_as(config.ApiConfig, tmp_path / f"api/{name}.toml", {}) for name in ("api", "api-2")]
+    schedulers = [
+        config.load_as(config.SchedulerConfig, tmp_path / f"api/{name}.toml", {})
+        for name in ("scheduler", "scheduler-2")
+    ]
+    assert {each.database.url for each in apis} == {apis[0].database.url}
+    ports = {each.api.port for each in apis} | {each.http.port for each in apis}
+    assert len(ports | {each.http.port for each in schedulers}) == 6
+    assert [each.scheduler.name for each in schedulers] == ["scheduler", "scheduler-2"]
+    assert (tmp_path / "api/api.sqlite").exists()
+
+
+async def test_a_lab_without_a_control_plane_makes_no_database(cloud: OpenStack, tmp_path: Path) -> None:
+    """What is not asked for costs nothing."""
+    plane = control(cloud, tmp_path, 0, 0)
+    await plane.prepare()
+    assert (plane.services(), plane.compute_urls, plane.scheduler_config) == ([], (), None)
+    assert not (tmp_path / "api").exists()
+
+
+def test_more_processes_get_ports_of_their_own(tmp_path: Path) -> None:
+    """Those that are known keep theirs."""
+    one = LabState.create(("a",), tmp_path).with_ports(port_names(1, 1))
+    two = one.with_ports(port_names(2, 1))
+    assert two.ports.items() > one.ports.items()
+    assert len(set(two.ports.values())) == len(two.ports)
+
+
+@pytest.mark.parametrize("name", ["openrc", "openrc.d/blue-reader"])
+def test_a_shell_file_makes_its_user(cloud: OpenStack, tmp_path: Path, name: str) -> None:
+    """A shell that reads it gets name, project and password, whatever characters that has; only root may read it."""
+    ShellFiles(directory=tmp_path, cloud=cloud, rabbit_url=RABBIT, hosts=()).write()
+    script = f'. {tmp_path / name}; printf "%s\\n" "$OS_USERNAME" "$OS_PROJECT_NAME" "$OS_PASSWORD"'
+    read = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    user = users(cloud)["admin" if name == "openrc" else "blue-reader"]
+    assert read == [user.name, user.project, user.password]
+    assert (tmp_path / name).stat().st_mode & 0o077 == 0
+
+
+def test_every_tenant_has_a_password_of_its_own(cloud: OpenStack) -> None:
+    """Nobody can log in as another, and least of all as the operator."""
+    known = users(cloud)
+    assert {user.project for user in known.values()} == {"admin", "red", "blue"}
+    assert len({user.password for user in known.values()}) == len(known) == 7
 
 
 def test_ports_that_are_taken_are_not_given() -> None:

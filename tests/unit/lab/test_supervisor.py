@@ -30,6 +30,10 @@ def pids(directory: Path) -> list[int]:
     return [process.pid for process in processes.find(directory)]
 
 
+def open_in(pid: int) -> set[str]:
+    return {path.name for path in Path(f"/proc/{pid}/fd").iterdir()}
+
+
 async def test_a_service_runs_in_a_session_of_its_own_and_is_ready(supervisor: Supervisor, tmp_path: Path) -> None:
     """It leads a session, so it outlives the command that started it, and its status says all about it."""
     await supervisor.start(service(tmp_path))
@@ -44,6 +48,15 @@ async def test_a_ready_service_is_kept(supervisor: Supervisor, tmp_path: Path) -
     before = pids(tmp_path)
     await supervisor.start(service(tmp_path))
     assert pids(tmp_path) == before
+
+
+async def test_a_service_gets_nothing_that_was_open(supervisor: Supervisor, tmp_path: Path) -> None:
+    """A lock or a pipe of whoever called the lab is not held for as long as the lab runs."""
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)  # noqa: FBT003 - it takes no name
+        await supervisor.start(service(tmp_path))
+        (pid,) = pids(tmp_path)
+        assert open_in(pid) == {"0", "1", "2"}
 
 
 async def test_a_killed_service_is_started_anew(supervisor: Supervisor, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sev_agent.sev.image_properties import CdromBus, DiskBus, FirmwareType, ImageProperties, ScsiModel
-from sev_agent.sev.refusals import FirmwareNotUefi, RequestRefused
+from sev_agent.sev.image_properties import CdromBus, DiskBus, FirmwareType, ImageProperties, KernelImages, ScsiModel
+from sev_agent.sev.refusals import FirmwareNotUefi, KernelInvalid, RequestRefused
 from sev_agent.sev.rules import judge
 
 UEFI = {"hw_firmware_type": "uefi"}
@@ -75,3 +77,42 @@ def test_agrees_with_the_rules(properties: dict[str, str]) -> None:
         assert not accepted
     else:
         assert accepted
+
+
+_KERNEL = "0d9e4c2e-6a0b-4f6d-8a52-1d4f3f2b9c10"
+_RAMDISK = "0d9e4c2e-6a0b-4f6d-8a52-1d4f3f2b9c11"
+
+
+def test_kernel() -> None:
+    """An image may name a kernel, a RAM disk and a command line, as Nova's images do; empty names are none."""
+    named = {"kernel_id": _KERNEL, "ramdisk_id": _RAMDISK, "os_command_line": "quiet"}
+
+    assert ImageProperties.read(UEFI | named).kernel == KernelImages(
+        kernel=UUID(_KERNEL), ramdisk=UUID(_RAMDISK), command_line="quiet"
+    )
+    assert ImageProperties.read(UEFI | {"kernel_id": "", "ramdisk_id": ""}).kernel is None
+
+
+@pytest.mark.parametrize(
+    ("properties", "culprit"),
+    [
+        ({"kernel_id": "vmlinuz"}, "kernel_id"),
+        ({"kernel_id": "../../etc/passwd"}, "kernel_id"),
+        ({"kernel_id": _KERNEL, "ramdisk_id": "x"}, "ramdisk_id"),
+        ({"ramdisk_id": _RAMDISK}, "ramdisk_id"),
+        ({"kernel_id": _KERNEL, "os_command_line": "x" * 2048}, "os_command_line"),
+        ({"kernel_id": _KERNEL, "os_command_line": "a\nb"}, "os_command_line"),
+    ],
+)
+def test_kernel_refused(properties: dict[str, str], culprit: str) -> None:
+    """What is no image's UUID, stands alone, or no kernel could read, is refused with its property."""
+    with pytest.raises(KernelInvalid) as caught:
+        ImageProperties.read(UEFI | properties)
+    assert caught.value.field == f"image.properties.{culprit}"
+    assert caught.value.remedy
+
+
+def test_stateless() -> None:
+    """Stateless firmware is what an image asks for, and otherwise not."""
+    assert ImageProperties.read(UEFI | {"hw_firmware_stateless": "True"}).stateless
+    assert not ImageProperties.read(UEFI).stateless

@@ -1,0 +1,119 @@
+"""A host that loses a generation says so, once, with the guests that this strands."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from sev_agent.compute.host_watch import HostWatch, ReadinessReport
+from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.slots import Generations, SlotTotal
+from sev_agent.hypervisor.domains import DomainState, Guest
+from sev_agent.sev.generation import Generation
+from tests.requests import record
+
+SLOTS = SlotTotal({"kernel": 4})
+BOTH = Generations(
+    {Generation.SEV: SLOTS, Generation.SEV_ES: SLOTS}, {Generation.SEV_SNP: "the parameter sev_snp is off"}
+)
+LOST = Generations(
+    {Generation.SEV: SLOTS}, {Generation.SEV_ES: "the parameter sev_es is off", Generation.SEV_SNP: "so is sev_snp"}
+)
+
+
+def guest(number: int, generation: Generation | None) -> Guest:
+    return Guest(
+        uuid=UUID(int=number),
+        name=str(number),
+        state=DomainState.RUNNING,
+        generation=generation,
+        metadata=None,
+        vcpus=1,
+        memory_mb=64,
+    )
+
+
+@dataclass
+class Site:
+    """What libvirt showed last, and what was told."""
+
+    store: RecordStore
+    seen: tuple[Guest, ...] = ()
+    told: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.report = ReadinessReport(self, self.store, tell=self.told.append)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    store = RecordStore(tmp_path / "instances")
+    store.open()
+    return Site(store)
+
+
+def test_at_start(site: Site) -> None:
+    """What the host can run is told at the start, and not again while nothing changes."""
+    site.report.look(BOTH)
+    site.report.look(Generations(dict(BOTH.usable), dict(BOTH.unusable)))
+
+    (told,) = site.told
+    assert told == {
+        "usable": {"amd-sev": 4, "amd-sev-es": 4},
+        "unusable": {"amd-sev-snp": "the parameter sev_snp is off"},
+        "stranded": {},
+    }
+
+
+def test_lost_and_found(site: Site) -> None:
+    """A lost generation is told with its guests, of libvirt and of the journal; its return is told too."""
+    stopped = record(State.STOPPED, generation=Generation.SEV_ES)
+    site.store.save(stopped)
+    site.store.save(record(State.DELETED, uuid=UUID(int=9), generation=Generation.SEV_ES))
+    site.seen = (guest(1, Generation.SEV), guest(2, Generation.SEV_ES), guest(3, None))
+    for found in (BOTH, LOST, LOST, BOTH):
+        site.report.look(found)
+
+    _, lost, back = site.told
+    stranded = sorted([UUID(int=2), stopped.uuid])
+    assert lost["unusable"]["amd-sev-es"] == "the parameter sev_es is off"
+    assert lost["stranded"] == {"amd-sev-es": [str(uuid) for uuid in stranded]}
+    assert back["stranded"] == {}
+    assert site.report.stranded_counts() == [(("amd-sev",), 0), (("amd-sev-es",), 0), (("amd-sev-snp",), 0)]
+
+
+def test_counts(site: Site) -> None:
+    """Stranded guests are counted by generation."""
+    site.seen = (guest(2, Generation.SEV_ES), guest(3, Generation.SEV_ES))
+    site.report.look(LOST)
+
+    assert dict(site.report.stranded_counts())["amd-sev-es",] == 2
+    assert site.report.stranded == {Generation.SEV_ES: (UUID(int=2), UUID(int=3))}
+
+
+async def test_watch(tmp_path: Path) -> None:
+    """A change of the kernel's parameters is noticed; what guests take of the slots is none."""
+    parameters, cgroup = tmp_path / "sys/module/kvm_amd/parameters", tmp_path / "sys/fs/cgroup"
+    parameters.mkdir(parents=True)
+    cgroup.mkdir(parents=True)
+    (parameters / "sev").write_text("Y")
+    changes: asyncio.Queue[None] = asyncio.Queue()
+    watch = HostWatch(tmp_path, interval=0.02, on_change=lambda: changes.put_nowait(None))
+    await watch.look()
+    (cgroup / "misc.current").write_text("sev 3")
+    await watch.look()
+    assert changes.empty()
+
+    task = asyncio.create_task(watch.run())
+    (parameters / "sev").write_text("N")
+    async with asyncio.timeout(30):
+        await changes.get()
+    (cgroup / "misc.capacity").write_text("sev 3")
+    async with asyncio.timeout(30):
+        await changes.get()
+    task.cancel()
+    await asyncio.wait({task})
