@@ -1,6 +1,5 @@
 """The API's daemon: its parts made and connected, in one place."""
 
-import asyncio
 import gc
 import os
 import socket
@@ -33,7 +32,6 @@ from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
 from sev_agent.api.upkeep import Upkeep
 from sev_agent.config import ApiConfig
-from sev_agent.errors import SevAgentError
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
@@ -43,13 +41,11 @@ from sev_agent.observe.http import HttpEndpoints
 from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
 from sev_agent.openstack.tokens import KeystoneTokens
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
-from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
 _TASK_STOP_SECONDS = 5.0
 _BROKER_TASK = "broker"
-_KEYSTONE_SECONDS = 10.0
 
 
 async def run_api(config: ApiConfig) -> None:
@@ -157,7 +153,6 @@ class ApiService:
             "rpc-replies": self._rpc.run(),
             "notifications": self._ear.run(),
             "upkeep": self._upkeep.run(),
-            "keystone": self._watch_keystone(),
             "http": self._http.run(),
             "watchdog": feed_watchdog(self._manager, self._is_alive),
             "api": self._socket.run(),
@@ -187,18 +182,6 @@ class ApiService:
         )
         self._tokens = tokens
         return identity, KeystoneAuthenticator(tokens)
-
-    async def _watch_keystone(self) -> None:
-        """Find out whether Keystone is there also while nobody asks for anything, until cancelled."""
-        while True:
-            raise_if_cancelled()
-            if self._config.auth.type == "password":
-                try:
-                    await self._identity.token()
-                    self._on_keystone(None)
-                except SevAgentError as error:
-                    self._on_keystone(error.message)
-            await asyncio.sleep(_KEYSTONE_SECONDS)
 
     def _count_request(self, service: str, method: str, status: int, seconds: float) -> None:
         self._metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)

@@ -18,7 +18,7 @@ from sev_agent import log
 from sev_agent.config import LogSection
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.progress import OnConsole
-from tests.bench import api, builds, claims, footprint, lifetime, scale
+from tests.bench import api, builds, claims, cycles, footprint, lifetime, scale
 from tests.bench.guests import upload_image
 from tests.bench.result import Result, table, write
 from tests.bench.stage import SLOTS, Stage
@@ -30,6 +30,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Stage], Awaitable[list[Result]]]]] = {
     "claims": claims.placed,
     "idle": footprint.idle,
     "scale": scale.thousand_guests,
+    "cycles": cycles.thousand_guests,
     "api": api.thousand_servers,
 }
 

@@ -99,10 +99,7 @@ class Scene:
 
     async def discard(self, made: "list[Made]") -> None:
         """End guests that the daemon built, and wait until all is quiet."""
-        for each in made:
-            await self._settled(each.uuid)
-        for each in made:
-            await follow_deletion(self.remote, str(each.uuid), limit=_BUILD_SECONDS)
+        await asyncio.gather(*(self._discard(each.uuid) for each in made))
         await asyncio.sleep(_SETTLE_SECONDS)
 
     async def remove(self, made: "list[Made]") -> None:
@@ -110,6 +107,10 @@ class Scene:
         for each in made:
             await self.libvirt.remove(each.uuid)
         await asyncio.sleep(_SETTLE_SECONDS)
+
+    async def _discard(self, uuid: UUID) -> None:
+        await self._settled(uuid)
+        await follow_deletion(self.remote, str(uuid), limit=_BUILD_SECONDS)
 
     async def _started(self, uuid: UUID, begun: float) -> "Made":
         started = await self.libvirt.when(uuid, Lifecycle.STARTED)

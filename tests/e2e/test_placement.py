@@ -96,23 +96,27 @@ async def test_destroy_behind_the_daemons_back_releases_the_slot(agent: AgentPro
 
 
 async def test_unmanaged_encrypted_domain_is_counted(agent: AgentProcess, cloud: Cloud, tmp_path: Path) -> None:
-    """An encrypted guest started by virsh alone holds a slot as UNMANAGED, and gives it back when it ends."""
+    """An encrypted guest defined and started by virsh alone holds a slot as UNMANAGED, until it ends."""
     uuid, name = uuid4(), "stranger"
     before = await cloud.slots_used()
     path = await write_stranger(tmp_path, uuid=str(uuid), name=name)
-    created = await cloud.virsh("create", str(path))
-    assert created.status == 0, created.errors
+    defined = await cloud.virsh("define", str(path))
+    assert defined.status == 0, defined.errors
     try:
+        started = await cloud.virsh("start", name)
+        assert started.status == 0, started.errors
         await eventually(lambda: _is(cloud, before + 1), within=SOON, what="the stranger is counted", every=0.01)
         held = await cloud.placement.allocation(uuid)
         assert held is not None
         assert held.consumer_type == "UNMANAGED"
         assert held.resources[(await cloud.child()).uuid] == {"MEM_ENCRYPTION_CONTEXT": 1}
+        assert (await cloud.virsh("destroy", name)).status == 0
+        await eventually(lambda: _is(cloud, before), within=SOON, what="its slot is given back", every=0.01)
+        assert await cloud.placement.allocation(uuid) is None
     finally:
-        destroyed = await cloud.virsh("destroy", name)
-    assert destroyed.status == 0
-    await eventually(lambda: _is(cloud, before), within=SOON, what="its slot is given back", every=0.01)
-    assert await cloud.placement.allocation(uuid) is None
+        await cloud.virsh("destroy", name)
+        undefined = await cloud.virsh("undefine", name, "--keep-nvram")
+    assert undefined.status == 0, undefined.errors
 
 
 async def _is(cloud: Cloud, expected: int) -> bool:

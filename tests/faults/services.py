@@ -14,10 +14,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sev_agent.lab import processes
 from sev_agent.lab.cloud import Lab
+from sev_agent.lab.probe import tcp_answers
 from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.service import GUESTS
 from tests.e2e.cloud import Cloud
+from tests.e2e.waiting import eventually
 from tests.proxy import Proxy
+
+_END_SECONDS = 10.0
 
 
 class Leaned(StrEnum):
@@ -88,6 +92,7 @@ class Services:
         """End it at once; what it started and what outlives it in reality, as guests outlive libvirtd, stays."""
         await self._signal(service, signal.SIGKILL)
         self._frozen.discard(service)
+        await eventually(lambda: self._is_gone(service), within=_END_SECONDS, what=f"{service} is gone")
 
     async def freeze(self, service: Leaned) -> None:
         self._frozen.add(service)
@@ -124,6 +129,10 @@ class Services:
             for process in processes.find(self.cloud.lab.directory, GUESTS):
                 if f"guest={path.stem}," in process.command:
                     _send(process, signal.SIGKILL)
+
+    async def _is_gone(self, service: Leaned) -> bool:
+        port = self.cloud.service(self._names[service]).port
+        return not await self._processes(service) and (port is None or not await tcp_answers(port))
 
     async def _processes(self, service: Leaned) -> list[MarkedProcess]:
         # libvirtd's first parent collects the guests that end: on a real host that is init, which does not fail.

@@ -22,7 +22,7 @@ BACK_SECONDS = 10.0
 NOTICE_SECONDS = 30.0
 _SOON = 5.0
 
-QUICK: Mapping[str, Any] = {
+_QUICK: Mapping[str, Any] = {
     "reconciler__interval": 1,
     "reconciler__jitter": 0,
     "health__interval": 1,
@@ -33,6 +33,11 @@ QUICK: Mapping[str, Any] = {
     "auth__timeout": 2,
 }
 """Faults are noticed within seconds: what is tried here is what follows from it. Returns are noticed as ever."""
+
+
+def _quick(world: World) -> dict[str, Any]:
+    return {**_QUICK, "messaging__url": f"{world.usual['messaging__url']}?heartbeat=1"}
+
 
 Act = Callable[[World, Leaned], Awaitable[None]]
 
@@ -95,7 +100,7 @@ async def test_away_at_the_start(world: World, service: Leaned, trouble: Act, ea
     assert await world.agent.stop() == 0
     await trouble(world, service)
     try:
-        await world.agent.launch(**world.usual, **QUICK)
+        await world.agent.launch(**{**world.usual, **_quick(world)})
         await _says_down(world, service)
     finally:
         world.note()
@@ -108,7 +113,7 @@ async def test_away_at_the_start(world: World, service: Leaned, trouble: Act, ea
 
 async def test_goes_and_comes_back(world: World, service: Leaned, trouble: Act, ear: Ear) -> None:
     """A service that goes is named; what can be done without it is done, the rest within ten seconds of its return."""
-    await world.have(**QUICK)
+    await world.have(**_quick(world))
     guest = await world.build()
     await trouble(world, service)
     try:
@@ -127,7 +132,7 @@ async def test_goes_and_comes_back(world: World, service: Leaned, trouble: Act, 
 @pytest.mark.parametrize("nonsense", NONSENSE)
 async def test_nonsense(world: World, nonsense: str) -> None:
     """Placement, Keystone and Glance that answer nonsense are each named; the daemon lives, and goes on after it."""
-    await world.have(**QUICK)
+    await world.have(**_quick(world))
     guest = await world.build()
     liars = (Leaned.PLACEMENT, Leaned.KEYSTONE, Leaned.GLANCE)
     try:
@@ -136,6 +141,8 @@ async def test_nonsense(world: World, nonsense: str) -> None:
         for liar in liars:
             await _says_down(world, liar)
         failing = await world.begin()
+        # What it has claimed can only be given back when Placement makes sense again; then it is told.
+        await eventually(lambda: _fails(world, failing), within=NOTICE_SECONDS, what="the build fails")
         await world.delete(guest)
     finally:
         world.note()
@@ -150,7 +157,7 @@ async def test_nonsense(world: World, nonsense: str) -> None:
 
 async def test_broker_talks_nonsense(world: World) -> None:
     """A RabbitMQ that answers garbage is named as down; the daemon lives, and works after it."""
-    await world.have(**QUICK)
+    await world.have(**_quick(world))
     world.proxies.broker.answer(b"\x01\x00\x00\x00\xff\xff\xff\xff" + bytes(range(256)))
     try:
         await _says_down(world, Leaned.BROKER)
@@ -236,6 +243,11 @@ _WITHOUT: Mapping[Leaned, Callable[[World, UUID, Ear], Awaitable[Callable[[], Aw
     Leaned.KEYSTONE: _without_keystone,
     Leaned.GLANCE: _without_glance,
 }
+
+
+async def _fails(world: World, uuid: UUID) -> bool:
+    view = await world.cloud.view(uuid)
+    return view is not None and view["state"] in {"failing", "error"}
 
 
 async def _released(world: World) -> bool:

@@ -144,7 +144,6 @@ def _templates(world: World, uuid: str) -> dict[str, dict[str, Any]]:
         "start_instance": {"instance_uuid": uuid},
         "stop_instance": {"instance_uuid": unknown},
         "reboot_instance": {"instance_uuid": unknown, "reboot_type": "SOFT"},
-        "reconcile": {"dry_run": True},
     }
 
 

@@ -62,6 +62,16 @@ async def test_nothing_of_novas_changes(hosts: MakeHost, nova: Nova, *, with_chi
     assert NODE_TYPE_TRAIT in (await host.placement.traits(root))[1]
 
 
+async def test_a_day_beside_nova(hosts: MakeHost, nova: Nova) -> None:
+    """After a day's comparisons, one thorough in each hour, all but our trait is byte for byte as Nova made it."""
+    node = await nova.register(f"node-{uuid4()}", with_children=True)
+    before = await nova.everything(node)
+    host = await hosts(node.node, mode="beside-nova")
+    for minute in range(24 * 60):
+        await host.reconcile(thorough=minute % 60 == 0)
+    assert await nova.everything(node) == before
+
+
 @BEFORE_AND_SINCE
 async def test_slots_are_one_pool(hosts: MakeHost, nova: Nova, *, with_children: bool) -> None:
     """Our claims come out of Nova's own slots, beside Nova's instances: the last one is taken once."""
