@@ -12,7 +12,6 @@ import pytest_asyncio
 
 from sev_agent.crash_points import VARIABLE, CrashPoint
 from sev_agent.domain.identity import domain_name
-from sev_agent.messaging import topology
 from sev_agent.openstack.placement import Allocation
 from tests.e2e.cloud import Cloud
 from tests.e2e.ear import Ear
@@ -29,7 +28,6 @@ P = CrashPoint
 _ARMED = VARIABLE.removeprefix("SEV_AGENT_").lower()
 _DEATH_SECONDS = 60.0
 _NOTED_SECONDS = 30.0
-_DELIVERY_LIMIT = 5
 _LOG_LINES = 80
 
 _USUAL = {"builds__guest_shutdown_timeout": "1"}
@@ -118,10 +116,7 @@ async def fail(stage: Stage, scratch: Path) -> Told:
 
 
 async def hand_back(stage: Stage, scratch: Path) -> Told:
-    """A build that a scheduler sent and that fails: the schedulers have to hear of it."""
-    channel = await (await stage.cloud.broker.wait_up(_NOTED_SECONDS)).channel()
-    await topology.scheduler_queue(delivery_limit=_DELIVERY_LIMIT).declare(channel, timeout=_NOTED_SECONDS)
-    await channel.close()
+    """A build that a scheduler sent and that fails here: it is the lab's scheduler's again, and nothing is left."""
     await stage.ready_to_die()
     request = stage.request(networks=[{"type": "bridge", "source": "missing"}])
     uuid = UUID(request["uuid"])
@@ -240,18 +235,6 @@ async def _building(stage: Stage, **changes: str) -> Told:
     uuid = await stage.begin(**changes)
     stage.asked[uuid] = {"active"}
     return Told(uuid, "create.end")
-
-
-async def _heard_by_schedulers(cloud: Cloud, uuid: UUID) -> None:
-    """The schedulers got the build back, once or more."""
-    channel = await (await cloud.broker.wait_up(_NOTED_SECONDS)).channel()
-    queue = await channel.get_queue(topology.SCHEDULER_QUEUE)
-    bodies = []
-    while (message := await queue.get(no_ack=True, fail=False)) is not None:
-        bodies.append(message.body)
-    await channel.close()
-    assert bodies
-    assert all(str(uuid).encode() in body and b"reschedule_instance" in body for body in bodies)
 
 
 async def _destroyed(stage: Stage, uuid: UUID) -> None:
@@ -442,9 +425,6 @@ async def test_killed_at(
     await stage.hold()
     if told is not None:
         await ear.hear(told.uuid, told.event)
-    if scenario is hand_back:
-        assert told is not None
-        await _heard_by_schedulers(stage.cloud, UUID(str(told.uuid)))
 
 
 async def test_refused_and_killed_keeps_the_message(stage: Stage) -> None:
