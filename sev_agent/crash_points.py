@@ -56,6 +56,8 @@ class CrashPoint(StrEnum):
 
     FAIL_BEFORE_SAVE = "fail.before_save"
     FAIL_AFTER_SAVE = "fail.after_save"
+    RESCHEDULE_BEFORE_CAST = "reschedule.before_cast"
+    RESCHEDULE_AFTER_CAST = "reschedule.after_cast"
     DELETE_AFTER_NOTICE = "delete.after_notice"
     UNDO_BEFORE_DESTROY = "undo.before_destroy"
     UNDO_AFTER_DESTROY = "undo.after_destroy"

@@ -14,7 +14,6 @@ from rich.rule import Rule
 
 from sev_agent.cli import output
 from sev_agent.cli.lab import Cache, Directory, bring_up
-from sev_agent.compute.subprocesses import run_bounded
 from sev_agent.domain.identity import domain_name
 from sev_agent.errors import SevAgentError
 from sev_agent.lab import daemons, evidence, flavors, images
@@ -23,6 +22,7 @@ from sev_agent.lab.cloud import DEFAULT_DIRECTORY, Lab
 from sev_agent.lab.host import Host
 from sev_agent.lab.openrc import StockClient
 from sev_agent.sev import tags
+from sev_agent.subprocesses import run_bounded
 
 app = typer.Typer(add_completion=False)
 

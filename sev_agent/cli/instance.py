@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import uuid4
@@ -12,11 +10,9 @@ import typer
 from rich.console import Console
 
 from sev_agent.cli import output
-from sev_agent.cli.remote import MAX_REPLY_BYTES, BrokerUrl, HostName, Remote, Uuid, connected, parse_uuid
-from sev_agent.errors import InvalidRequest, SevAgentError
-from sev_agent.messaging.client import RemoteError
-from sev_agent.messaging.envelope import Notification
-from sev_agent.messaging.notifications import subscribe
+from sev_agent.cli.following import fault_of, follow_build, follow_deletion, follow_power, request_build
+from sev_agent.cli.remote import BrokerUrl, HostName, Uuid, connected, parse_uuid
+from sev_agent.errors import InvalidRequest
 from sev_agent.schema import MAX_USER_DATA, BuildArguments, parse
 
 app = typer.Typer(
@@ -25,22 +21,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_ASK_SECONDS: Final = 5.0
-_POLL_SECONDS: Final = 0.1
 _ROOMY: Final = 110
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
 
-_SETTLED: Final = frozenset({"active", "stopped", "error"})
-"""States that do not pass by themselves."""
-
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
-
-
-class OperationFailed(SevAgentError):
-    """What was asked for ended in an error on the host."""
-
-    code = "operation.failed"
 
 
 @app.command()
@@ -217,64 +202,11 @@ def _change_power(
 ) -> None:
     async def ask() -> dict[str, Any]:
         async with connected(broker, host) as remote:
-            return await _follow_power(remote, method, {"instance_uuid": parse_uuid(uuid), **arguments}, limit=limit)
+            return await follow_power(remote, method, {"instance_uuid": parse_uuid(uuid), **arguments}, limit=limit)
 
     with output.errors():
         view = asyncio.run(ask())
     _show(view, as_json=as_json)
-
-
-async def _follow_power(
-    remote: Remote, method: str, arguments: dict[str, str], *, limit: float | None
-) -> dict[str, Any]:
-    """Order a start, a stop or a reboot, and return the instance when it has ended. Raises ``OperationFailed``."""
-    uuid = arguments["instance_uuid"]
-    await remote.order(method, **arguments)
-    deadline = time.monotonic() + (limit or 0)
-    while True:
-        view: Any = await remote.ask("get_instance", instance_uuid=uuid)
-        if limit is None or view["state"] in _SETTLED:
-            break
-        if time.monotonic() > deadline:
-            raise OperationFailed(
-                f"instance {uuid} is still {view['state']} after {limit:g} s",
-                remedy=f"it goes on: sev-agent instance show {uuid}",
-            )
-        await asyncio.sleep(_POLL_SECONDS)
-    if limit is not None and view["fault"]:
-        raise OperationFailed(_fault(view))
-    return dict(view)
-
-
-async def follow_build(remote: Remote, instance: dict[str, Any], *, limit: float, screen: Console) -> dict[str, Any]:
-    """Request a build, show its steps as they end, and return the instance. Raises ``OperationFailed``."""
-    uuid = instance["uuid"]
-    async with subscribe(remote.broker, max_message_bytes=MAX_REPLY_BYTES) as notifications:
-        await _request(remote, instance, screen)
-        await _follow(remote, uuid, notifications, limit, screen)
-    view: Any = await remote.ask("get_instance", instance_uuid=uuid)
-    if view["state"] == "error":
-        raise OperationFailed(_fault(view))
-    return dict(view)
-
-
-async def follow_deletion(remote: Remote, uuid: str, *, limit: float) -> None:
-    """Request a deletion, and return when nothing is left. Raises ``OperationFailed``."""
-    await remote.order("terminate_instance", instance_uuid=uuid)
-    deadline = time.monotonic() + limit
-    while True:
-        try:
-            view: Any = await remote.ask("get_instance", instance_uuid=uuid)
-        except RemoteError as error:
-            if error.code == "instance.not_found":
-                return
-            raise
-        if time.monotonic() > deadline:
-            raise OperationFailed(
-                f"instance {uuid} is still {view['state']} after {limit:g} s",
-                remedy="it goes on; see the host's /readyz for what it waits for",
-            )
-        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _build(url: str, host: str, instance: dict[str, Any], *, limit: float | None, quiet: bool) -> dict[str, Any]:
@@ -282,14 +214,9 @@ async def _build(url: str, host: str, instance: dict[str, Any], *, limit: float 
     async with connected(url, host) as remote:
         if limit is not None:
             return await follow_build(remote, instance, limit=limit, screen=screen)
-        await _request(remote, instance, screen)
+        await request_build(remote, instance, screen)
         view: Any = await remote.ask("get_instance", instance_uuid=instance["uuid"])
         return dict(view)
-
-
-async def _request(remote: Remote, instance: dict[str, Any], screen: Console) -> None:
-    await remote.order("build_and_run_instance", instance=instance)
-    screen.print(f"{remote.host} has accepted instance {instance['uuid']}.", highlight=False)
 
 
 async def _delete(url: str, host: str, uuid: str, *, limit: float | None) -> None:
@@ -298,49 +225,6 @@ async def _delete(url: str, host: str, uuid: str, *, limit: float | None) -> Non
             await remote.order("terminate_instance", instance_uuid=uuid)
         else:
             await follow_deletion(remote, uuid, limit=limit)
-
-
-async def _follow(
-    remote: Remote, uuid: str, notifications: AsyncIterator[Notification], limit: float, screen: Console
-) -> None:
-    """Show the steps until the build has ended. Asks too: a notification may be missed, a state may not."""
-    deadline = time.monotonic() + limit
-    view: Any
-    arriving = asyncio.ensure_future(anext(notifications))
-    try:
-        with screen.status("building"):
-            while (left := deadline - time.monotonic()) > 0:
-                done, _ = await asyncio.wait({arriving}, timeout=min(left, _ASK_SECONDS))
-                if not done:
-                    view = await remote.ask("get_instance", instance_uuid=uuid)
-                    if view["state"] in {"active", "error"}:
-                        return
-                    continue
-                notification = arriving.result()
-                arriving = asyncio.ensure_future(anext(notifications))
-                if notification.payload.get("instance_uuid") == uuid and _is_last(notification, screen):
-                    return
-    finally:
-        arriving.cancel()
-        await asyncio.gather(arriving, return_exceptions=True)
-    view = await remote.ask("get_instance", instance_uuid=uuid)
-    raise OperationFailed(
-        f"instance {uuid} is still {view['state']} after {limit:g} s" + (f": {_fault(view)}" if view["fault"] else ""),
-        remedy=f"it goes on: sev-agent instance show {uuid}",
-    )
-
-
-def _is_last(notification: Notification, screen: Console) -> bool:
-    payload = notification.payload
-    match notification.event_type:
-        case "sev.instance.create.progress":
-            screen.print(f"  [green]✓[/] {payload['step']:<14} {payload['seconds']:>8.3f} s", highlight=False)
-        case "sev.instance.create.end" | "sev.instance.delete.end":
-            return True
-        case "sev.instance.create.error":
-            # What was refused is another request for the same UUID: this one was accepted.
-            return payload["state"] != "refused"
-    return False
 
 
 def _show(view: dict[str, Any], *, as_json: bool) -> None:
@@ -365,17 +249,11 @@ def _show(view: dict[str, Any], *, as_json: bool) -> None:
         "request": view["request_id"],
     }
     if view["fault"]:
-        pairs["fault"] = _fault(view)
+        pairs["fault"] = fault_of(view)
     if waiting := view["waiting_for"]:
         pairs["waits for"] = f"{waiting['code']}: {waiting['message']}"
     cells = {name: output.cell(value) for name, value in pairs.items()}
     output.screen().print(output.details(cells | {"state": output.state(view["state"])}))
-
-
-def _fault(view: dict[str, Any]) -> str:
-    fault = view["fault"]
-    remedy = f" ({fault['remedy']})" if fault["remedy"] else ""
-    return f"{fault['code']} at step {fault['step']}: {fault['message']}{remedy}"
 
 
 def _network(text: str) -> dict[str, str]:

@@ -9,11 +9,11 @@ import structlog
 
 from sev_agent.compute.image_cache import CachedImage
 from sev_agent.compute.qcow2 import BadHeader, read_header
-from sev_agent.compute.subprocesses import ProgramFailed, run_bounded
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.durable import UNFINISHED, sync_directory
 from sev_agent.errors import SevAgentError
 from sev_agent.sev.sizes import GIB
+from sev_agent.subprocesses import ProgramFailed, run_bounded
 from sev_agent.uninterrupted import in_thread
 
 log = structlog.get_logger(__name__)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sev_agent.compute.qcow2 import MAGIC, BadHeader, Header, Incompatible, read_header
-from sev_agent.compute.subprocesses import ProgramFailed, ProgramOutputTooLarge, ProgramTimeout, run_bounded
 from sev_agent.config import ImagesSection
 from sev_agent.errors import SevAgentError
 from sev_agent.openstack.glance import Image
 from sev_agent.schema import Flavor
 from sev_agent.sev.image_form import DiskFormat, ImageForm, check_form
 from sev_agent.sev.sizes import Sizes, check_sizes
+from sev_agent.subprocesses import ProgramFailed, ProgramOutputTooLarge, ProgramTimeout, run_bounded
 
 FIELD = "instance.image.id"
 

@@ -5,6 +5,7 @@ from typing import Final
 import structlog
 
 from sev_agent.compute.record import Fault, Record
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Unroutable
 from sev_agent.messaging.client import RpcClient
@@ -53,6 +54,7 @@ class Rescheduling:
             "generation": generation,
             "tried": [attempt.model_dump(mode="json") for attempt in [*tried, mine][-_MAX_TRIED:]],
         }
+        reached(CrashPoint.RESCHEDULE_BEFORE_CAST)
         try:
             await self._client.cast(
                 "reschedule_instance",
@@ -63,5 +65,6 @@ class Rescheduling:
         except Unroutable:
             log.warning("instance.reschedule.unroutable", instance_uuid=str(instance.uuid))
             return False
+        reached(CrashPoint.RESCHEDULE_AFTER_CAST)
         log.info("instance.rescheduled", instance_uuid=str(instance.uuid), code=fault.code, tried=len(tried) + 1)
         return True

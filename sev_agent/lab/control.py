@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sev_agent.compute.subprocesses import run_bounded
 from sev_agent.durable import write_durably
 from sev_agent.lab import daemons
 from sev_agent.lab.daemons import Sections
 from sev_agent.lab.openstack import OpenStack
 from sev_agent.lab.service import Service
+from sev_agent.subprocesses import run_bounded
 
 _UPGRADE_SECONDS = 60.0
 _MAX_OUTPUT = 64 * 1024

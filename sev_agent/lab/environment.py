@@ -10,8 +10,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sev_agent.compute.subprocesses import ProgramError, ProgramFailed, run_bounded
 from sev_agent.lab.service import LabError, Say
+from sev_agent.subprocesses import ProgramError, ProgramFailed, run_bounded
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 

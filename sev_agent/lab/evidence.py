@@ -11,7 +11,6 @@ from uuid import UUID
 import aiohttp
 from lxml import etree
 
-from sev_agent.compute.subprocesses import run_bounded
 from sev_agent.config import AgentConfig, load
 from sev_agent.domain.identity import domain_name
 from sev_agent.domain.xml import parse_domain
@@ -23,6 +22,7 @@ from sev_agent.lab.supervisor import last_lines
 from sev_agent.openstack.identity import KeystoneIdentity
 from sev_agent.openstack.placement import Placement
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from sev_agent.subprocesses import run_bounded
 
 _VIRSH_SECONDS: Final = 20.0
 _HTTP_SECONDS: Final = 5.0

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sev_agent.compute.subprocesses import run_bounded
 from sev_agent.durable import write_durably
 from sev_agent.lab.accounts import ADMIN
 from sev_agent.lab.host import Host
 from sev_agent.lab.openstack import REGION, OpenStack
 from sev_agent.lab.tenants import TENANTS
+from sev_agent.subprocesses import run_bounded
 
 DIRECTORY = "openrc.d"
 _COMMAND_SECONDS = 60.0

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from sev_agent.cli.instance import follow_deletion
+from sev_agent.cli.following import follow_deletion
 from sev_agent.cli.remote import Remote, connected
 from sev_agent.config import load
 from sev_agent.hypervisor.events import Lifecycle

@@ -115,6 +115,17 @@ async def fail(stage: Stage, scratch: Path) -> Told:
     return Told(uuid, "create.error")
 
 
+async def hand_back(stage: Stage, scratch: Path) -> Told:
+    """A build that a scheduler sent and that fails here: it is the lab's scheduler's again, and nothing is left."""
+    await stage.ready_to_die()
+    request = stage.request(networks=[{"type": "bridge", "source": "missing"}])
+    uuid = UUID(request["uuid"])
+    stage.asked[uuid] = {"deleted"}
+    scheduling: dict[str, object] = {"forced_host": None, "tried": []}
+    await stage.cloud.cast("build_and_run_instance", instance=request, scheduling=scheduling)
+    return Told(uuid, "create.error")
+
+
 async def delete(stage: Stage, scratch: Path) -> Told:
     await stage.ready_to_die()
     uuid = await stage.build()
@@ -297,6 +308,7 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
         P.CONCLUDE_BEFORE_SAVE,
         P.CONCLUDE_AFTER_SAVE,
     ),
+    hand_back: (P.FAIL_AFTER_SAVE, P.RESCHEDULE_BEFORE_CAST, P.RESCHEDULE_AFTER_CAST, P.CONCLUDE_BEFORE_SAVE),
     delete: (
         (P.ACCEPT_AFTER_SAVE, 2),
         P.DELETE_AFTER_NOTICE,

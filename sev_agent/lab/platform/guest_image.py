@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sev_agent.compute.subprocesses import ProgramError, ProgramFailed, ProgramMissing, run_bounded
 from sev_agent.lab.platform import efi, initramfs
 from sev_agent.lab.service import LabError, Say
+from sev_agent.subprocesses import ProgramError, ProgramFailed, ProgramMissing, run_bounded
 
 PACKAGES = ("binutils", "mtools", "qemu-utils")
 """The Debian packages that a build needs on the machine, beside apt and dpkg."""

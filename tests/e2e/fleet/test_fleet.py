@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
-from sev_agent.compute.subprocesses import ProgramFailed
+from sev_agent.subprocesses import ProgramFailed
 from tests.e2e.cloud import run
 from tests.e2e.fleet.fleet import TOTAL, WITH_SLOTS, Fleet
 from tests.e2e.fleet.tenant import Tenant

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner, Result
 
+from sev_agent.cli import following
 from sev_agent.cli import instance as commands
 from sev_agent.cli.main import app
 from sev_agent.messaging.client import RemoteError
@@ -85,8 +86,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> ScriptedHost:
         yield arriving()
 
     monkeypatch.setattr(commands, "connected", connected)
-    monkeypatch.setattr(commands, "subscribe", subscribe)
-    monkeypatch.setattr(commands, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(following, "subscribe", subscribe)
+    monkeypatch.setattr(following, "_POLL_SECONDS", 0.001)
     return scripted
 
 
@@ -184,7 +185,7 @@ def test_delete_that_takes_too_long(host: ScriptedHost, monkeypatch: pytest.Monk
     """A deletion that does not end in time is an error that says what goes on."""
     host.answers["get_instance"] = view("deleting")
     ticks = iter(range(0, 10_000, 40))
-    monkeypatch.setattr("sev_agent.cli.instance.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("sev_agent.cli.following.time.monotonic", lambda: float(next(ticks)))
 
     result = run("delete", UUID)
 
@@ -312,7 +313,7 @@ def test_build_that_takes_too_long(host: ScriptedHost) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         ticks = iter(range(0, 10_000, 100))
-        patch.setattr("sev_agent.cli.instance.time.monotonic", lambda: float(next(ticks)))
+        patch.setattr("sev_agent.cli.following.time.monotonic", lambda: float(next(ticks)))
         result = run("build", "--image", IMAGE, "--uuid", UUID)
 
     assert result.exit_code == 1
@@ -366,7 +367,7 @@ def test_stop_that_takes_too_long(host: ScriptedHost, monkeypatch: pytest.Monkey
     """A stop that does not end in time is an error that says how to follow it."""
     host.answers |= {"stop_instance": None, "get_instance": view("stopping")}
     ticks = iter(range(0, 10_000, 40))
-    monkeypatch.setattr("sev_agent.cli.instance.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("sev_agent.cli.following.time.monotonic", lambda: float(next(ticks)))
 
     result = run("stop", UUID)
 

@@ -19,6 +19,9 @@ from .kind import Kind
 from .slots import NoSlotError, Slots
 
 _PROGRAM = "qemu-system-x86_64"
+_NICENESS = 10
+"""A guest without KVM computes all the time: the lab's services, and whoever tries them out, must not wait for it."""
+
 _NOTE = "SEV is simulated by the lab: memory is not encrypted, keys and measurements are made up"
 
 
@@ -59,6 +62,8 @@ class Shim:
         for descriptor in (listening.fileno(), held, slot):
             if descriptor is not None:
                 os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no name
+        if line.launch is not None:
+            os.nice(_NICENESS)
         self._become_qemu(line.arguments)
 
     def _launch(self, wanted: Launch | None) -> tuple[firmware.Platform, int | None]:

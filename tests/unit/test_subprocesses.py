@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sev_agent.compute.subprocesses import (
+from sev_agent.subprocesses import (
     ProgramError,
     ProgramFailed,
     ProgramMissing,
