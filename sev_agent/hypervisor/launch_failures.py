@@ -170,7 +170,12 @@ _TEXTS: Final = tuple(
         ),
         (
             r"hashes table area is invalid",
-            Symptom(Layer.GUEST_FIRMWARE, FirmwareUnsuitable, "its place for a kernel's hashes is too small", OVMF),
+            Symptom(
+                Layer.GUEST_FIRMWARE,
+                FirmwareUnsuitable,
+                "its place for a kernel's hashes is missing or too small",
+                OVMF,
+            ),
         ),
         (
             r"Failed to encrypt pflash rom|could not load (?:PC BIOS|VM firmware)",
