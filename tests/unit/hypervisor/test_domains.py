@@ -209,7 +209,6 @@ async def test_two_thousand_guests_cost_one_call_when_nothing_changed(
     assert calls == {"getAllDomainStats": 1, "controlInfo": 1, "XMLDesc": 1}
     record_property("guests_milliseconds", round(second * 1000, 1))
     print(f"guests() of {_MANY}: first {first * 1000:.0f} ms, then {second * 1000:.0f} ms")  # noqa: T201 - the figure
-    assert second < 0.5
 
 
 async def _timed(host: Host) -> float:
