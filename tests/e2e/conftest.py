@@ -45,18 +45,22 @@ async def snp_host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def es_cloud(es_host: Cloud) -> AsyncIterator[Cloud]:
-    """The host with SEV-ES, its daemon ready; what a test leaves is deleted."""
+    """The host with SEV-ES, its daemon ready; what a test leaves is deleted, and the scheduler then leaves it alone."""
     await _usual(es_host.agent)
     yield es_host
+    await _usual(es_host.agent)
     await _cleared(es_host)
+    await es_host.agent.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def snp_cloud(snp_host: Cloud) -> AsyncIterator[Cloud]:
-    """The host with SEV-SNP, its daemon ready; what a test leaves is deleted."""
+    """The host with SEV-SNP, as ``es_cloud``."""
     await _usual(snp_host.agent)
     yield snp_host
+    await _usual(snp_host.agent)
     await _cleared(snp_host)
+    await snp_host.agent.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

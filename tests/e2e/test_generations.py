@@ -19,6 +19,7 @@ from sev_agent.sev.generation import Generation
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, run
 from tests.e2e.ear import Ear, listening
+from tests.e2e.shell import Shell
 from tests.e2e.waiting import eventually
 from tests.images import make_qcow2
 
@@ -103,6 +104,25 @@ async def test_a_generation_that_the_host_lacks(agent: AgentProcess, cloud: Clou
     assert fault["code"] == "host.generation_unavailable"
     assert "parameter sev_es off" in fault["message"]
     assert fault["retryable"]
+
+
+async def test_a_server_finds_the_host_of_its_generation(agent: AgentProcess, cloud: Cloud, es_cloud: Cloud) -> None:
+    """The scheduler leaves the host of the first generation alone; with the other one dead, the error tells why."""
+    operator = Shell(cloud.lab)
+    specs = [word for name, value in _ES.items() for word in ("--property", f"{name}={value}")]
+    await operator.openstack("flavor", "create", "--ram", "64", "--disk", "1", *specs, "es.small")
+    wanted = ("--flavor", "es.small", "--image", str(cloud.blank), "--wait")
+    made = await operator.json("server", "create", *wanted, "es")
+    assert (made["status"], made["OS-EXT-SRV-ATTR:host"]) == ("ACTIVE", es_cloud.host.name)
+    await operator.openstack("server", "delete", "--wait", "es")
+    await es_cloud.agent.stop()
+    await operator.refused("server", "create", *wanted, "nowhere")
+    lost = await operator.json("server", "show", "nowhere")
+    assert lost["status"] == "ERROR"
+    assert "no valid host" in lost["fault"]["message"]
+    assert Generation.SEV_ES.value in lost["fault"]["message"]
+    await operator.openstack("server", "delete", "--wait", "nowhere")
+    await operator.openstack("flavor", "delete", "es.small")
 
 
 async def test_pools(es_cloud: Cloud) -> None:
