@@ -64,9 +64,9 @@ async def test_lost_connection_ends_a_subscription(proxy: Proxy, connect: Connec
 async def test_api_queue_hears_both_priorities(broker: Broker, notifier: Notifier) -> None:
     """The API's own queue keeps every notification from its declaration on, with nobody listening, in order."""
     channel = await (await broker.link()).channel()
+    # Other tests on this broker have one, too, and what they told is in it, or in the hands of who listened last.
+    await (await topology.api_queue().declare(channel, timeout=5)).delete(if_unused=False, if_empty=False)
     queue = await topology.api_queue().declare(channel, timeout=5)
-    # Other tests on this broker have one, too, and what they told is in it.
-    await queue.purge()
     first = notifier.make("sev.instance.create.start", {"n": 1})
     second = notifier.make("sev.instance.create.error", {"n": 2}, priority=Priority.ERROR)
     await notifier.send(first)
