@@ -311,11 +311,11 @@ class QuotaSection(Section):
 class NetworksSection(Section):
     """What a server's networks stand for on the hosts.
 
-    ``auto`` is the kind of NIC that a request for any network gets. ``offered`` are networks that can be asked for by
-    UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
+    ``auto`` is the kind of NIC that a request for any network gets; with "user" guests reach their host's loopback.
+    ``offered`` are networks that can be asked for by UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
     """
 
-    auto: Literal["user", "none"] = "user"
+    auto: Literal["user", "none"] = "none"
     offered: tuple[Annotated[str, Field(pattern=_OFFERED_NETWORK)], ...] = ()
 
 
