@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sev_agent.errors import Unavailable
+from sev_agent.messaging.broker import Unroutable
 from tests.compute_api import QUOTA, InProcessApi
 from tests.unit.api.requests import make_flavor, make_image, message, nothing_is_there, server, unknown
 
@@ -355,6 +356,17 @@ async def test_no_broker(api: InProcessApi) -> None:
     assert await nothing_is_there(api)
     _, limits = await api.ask("GET", "/limits")
     assert limits["limits"]["absolute"]["totalInstancesUsed"] == 0
+
+
+async def test_no_scheduler_has_ever_run(api: InProcessApi) -> None:
+    """Without the schedulers' queue a server is a 503 that says what to start, and is not half made."""
+    await make_flavor(api)
+    api.sent.fault = Unroutable("no queue takes it")
+    status, answer = await api.ask("POST", "/servers", json=server(make_image(api)))
+    assert status == 503
+    assert "no scheduler has ever run" in message(503, answer)
+    assert "sev-agent scheduler" in message(503, answer)
+    assert await nothing_is_there(api)
 
 
 @pytest.fixture
