@@ -13,7 +13,9 @@ from sev_agent.api.microversion import Microversion
 from sev_agent.api.paging import PageQuery
 from sev_agent.api.state import FOREIGN_STATUSES, STATUSES
 from sev_agent.api.tables import ServerRow
+from sev_agent.api.tag_filters import tag_conditions
 
+_FILTERS_BY_TAGS: Final = Microversion(2, 26)
 _BAD_STATUS_IS_REFUSED: Final = Microversion(2, 38)
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -35,6 +37,7 @@ SORTABLE: Final = {
 FOR_ADMINS: Final = {"host": (ServerRow.host, ""), "node": (ServerRow.host, "")}
 
 _Value = Annotated[str, Field(max_length=255)]
+_Tags = Annotated[str, Field(max_length=4096)]
 
 
 class ServerQuery(PageQuery):
@@ -57,6 +60,10 @@ class ServerQuery(PageQuery):
     deleted: _Value | None = None
     all_tenants: _Value | None = None
     changes_since: _Value | None = Field(default=None, alias="changes-since")
+    tags: _Tags | None = None
+    tags_any: _Tags | None = Field(default=None, alias="tags-any")
+    not_tags: _Tags | None = Field(default=None, alias="not-tags")
+    not_tags_any: _Tags | None = Field(default=None, alias="not-tags-any")
     ip: _Value | None = None
     ip6: _Value | None = None
 
@@ -70,6 +77,10 @@ def conditions(query: ServerQuery, caller: Caller, version: Microversion) -> lis
         found.append(_named(query.name))
     if query.status is not None:
         found.append(_of_status(query.status, version))
+    if version >= _FILTERS_BY_TAGS:
+        found += tag_conditions(
+            every=query.tags, some=query.tags_any, not_every=query.not_tags, none=query.not_tags_any
+        )
     columns: dict[str, tuple[Any, str | None]] = {
         "flavor": (ServerRow.flavor_id, query.flavor),
         "image": (ServerRow.image_id, query.image),
