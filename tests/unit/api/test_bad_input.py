@@ -41,6 +41,9 @@ async def test_private_flavor(api: InProcessApi) -> None:
     assert (await api.ask("GET", "/flavors/own", roles="member"))[0] == 404
     body = server(make_image(api), "own")
     assert (await api.ask("POST", "/servers", json=body, roles="member"))[0] == 400
+    status, answer = await api.ask("GET", "/flavors", params={"marker": "own"}, roles="member")
+    assert (status, message(400, answer)) == (400, "marker [own] not found")
+    assert (await api.ask("GET", "/flavors", params={"marker": "own"}))[0] == 200
 
 
 @pytest.mark.parametrize("image", [unknown(), "not-a-uuid", "", "../../etc/passwd"])
