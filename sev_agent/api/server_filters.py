@@ -37,7 +37,6 @@ SORTABLE: Final = {
 FOR_ADMINS: Final = {"host": (ServerRow.host, ""), "node": (ServerRow.host, "")}
 
 _Value = Annotated[str, Field(max_length=255)]
-_Tags = Annotated[str, Field(max_length=4096)]
 
 
 class ServerQuery(PageQuery):
@@ -60,10 +59,10 @@ class ServerQuery(PageQuery):
     deleted: _Value | None = None
     all_tenants: _Value | None = None
     changes_since: _Value | None = Field(default=None, alias="changes-since")
-    tags: _Tags | None = None
-    tags_any: _Tags | None = Field(default=None, alias="tags-any")
-    not_tags: _Tags | None = Field(default=None, alias="not-tags")
-    not_tags_any: _Tags | None = Field(default=None, alias="not-tags-any")
+    tags: _Value | None = None
+    tags_any: _Value | None = Field(default=None, alias="tags-any")
+    not_tags: _Value | None = Field(default=None, alias="not-tags")
+    not_tags_any: _Value | None = Field(default=None, alias="not-tags-any")
     ip: _Value | None = None
     ip6: _Value | None = None
 
