@@ -49,7 +49,7 @@ class ConfigurationError(SevAgentError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class HostSection(Section):
