@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sev_agent import log
+from sev_agent.cli.lean import without_rich
 from sev_agent.cli.run import CONFIG_FAULT
 from sev_agent.config import ApiConfig, ConfigurationError, load_as
 from sev_agent.errors import SevAgentError
@@ -31,6 +31,9 @@ def api(
     if check:
         typer.echo(f"{config} is in order.")
         return
+    with without_rich():
+        from sev_agent import log  # noqa: PLC0415 - it imports structlog
+
     log.configure(settings.log)
     from sev_agent.api.service import run_api  # noqa: PLC0415 - help and checks need no server
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sev_agent import log
+from sev_agent.cli.lean import without_rich
 from sev_agent.config import load
 from sev_agent.errors import HostTaken, SevAgentError
 
@@ -39,6 +39,9 @@ def run(
     if check:
         typer.echo(f"{config} is in order.")
         return
+    with without_rich():
+        from sev_agent import log  # noqa: PLC0415 - it imports structlog
+
     log.configure(settings.log)
     # Imported here: asking for help or checking a file needs neither libvirt nor a broker.
     from sev_agent.compute.agent import run_agent  # noqa: PLC0415

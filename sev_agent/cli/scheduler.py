@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sev_agent import log
+from sev_agent.cli.lean import without_rich
 from sev_agent.cli.run import CONFIG_FAULT
 from sev_agent.config import SchedulerConfig, load_as
 from sev_agent.errors import SevAgentError
@@ -33,6 +33,9 @@ def scheduler(
     if check:
         typer.echo(f"{config} is in order.")
         return
+    with without_rich():
+        from sev_agent import log  # noqa: PLC0415 - it imports structlog
+
     log.configure(settings.log)
     # Imported here: asking for help or checking a file needs no broker.
     from sev_agent.scheduler.daemon import run_scheduler  # noqa: PLC0415
