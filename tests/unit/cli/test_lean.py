@@ -24,11 +24,13 @@ def test_without_rich() -> None:
 
 def test_rich_stays() -> None:
     """What has loaded rich already keeps it."""
-    script = (
-        "import rich.console, sys; from sev_agent.cli.lean import without_rich\nwith without_rich(): import structlog"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{script}\nassert sys.modules['rich']"], capture_output=True, text=True, check=False
-    )
+    script = """
+import rich.console, sys
+from sev_agent.cli.lean import without_rich
+with without_rich():
+    import structlog
+assert sys.modules["rich"] is rich
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     assert ended.returncode == 0, ended.stderr
