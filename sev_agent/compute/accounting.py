@@ -64,7 +64,8 @@ class Accounting:
     It works by level, not by edge: an event only marks an instance, and what is then written follows from what
     libvirt and the records say at that moment. Instances for which ``in_flight`` holds are left to the operation
     that works on them, which claims and releases by itself and marks them when it ends. ``on_seen`` is told whether
-    libvirt runs a guest, before what it should hold is worked out.
+    libvirt runs a guest, before what it should hold is worked out. ``may_write`` returns once this daemon may count
+    for its host; before, the host is not registered either, so nothing can be claimed.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Accounting:
         settings: PlacementSection,
         in_flight: Callable[[UUID], bool],
         on_seen: Callable[[UUID, bool], Awaitable[None]],
+        may_write: Callable[[], Awaitable[None]],
     ) -> None:
         self._placement = placement
         self._providers = providers
@@ -89,6 +91,7 @@ class Accounting:
         )
         self._in_flight = in_flight
         self._on_seen = on_seen
+        self._may_write = may_write
         self._tree: ProviderTree | None = None
         self._ledger = Ledger(placement, is_ours=self._is_ours)
         self._marked: set[UUID] = set()
@@ -127,6 +130,7 @@ class Accounting:
         while True:
             raise_if_cancelled()
             await self._wake.wait()
+            await self._may_write()
             self._wake.clear()
             batch = frozenset(self._marked)
             self._marked.clear()
@@ -179,6 +183,8 @@ class Accounting:
         and changes nothing here or there. Raises ``Unavailable`` where libvirt or Placement is away, and what Placement
         says against the inventory.
         """
+        if not dry_run:
+            await self._may_write()
         async with self._reconciling:
             if dry_run:
                 return await self._rehearse(resources)

@@ -113,6 +113,10 @@ MakeHost = Callable[..., Awaitable[CountingHost]]
 """Makes a host of a name, with settings of the section ``placement``."""
 
 
+async def at_once() -> None:
+    """The right to count of a host whose name nobody else has."""
+
+
 async def _pump(events: "asyncio.Queue[LifecycleEvent]", accounting: Accounting) -> None:
     while True:
         accounting.mark((await events.get()).uuid)
@@ -164,6 +168,7 @@ async def _counting(
             settings=settings,
             in_flight=in_flight.__contains__,
             on_seen=on_seen,
+            may_write=at_once,
         )
         tasks = [asyncio.create_task(accounting.run()), asyncio.create_task(_pump(libvirt.events, accounting))]
         yield CountingHost(name, accounting, libvirt, store, placement, requests, in_flight, seen)
