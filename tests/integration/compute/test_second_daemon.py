@@ -1,4 +1,4 @@
-"""Two whole daemons configured by mistake as one host: what the first one counts stays as it is."""
+"""Whole daemons count for their host's name, but for one that is another daemon's."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from sev_agent.openstack.placement import Placement
 from tests.integration.compute.conftest import OVERHEAD, merged
 from tests.libvirt_host import SEV, domain_xml
-from tests.rabbitmq import RabbitNode
+from tests.rabbitmq import RabbitNode, free_port
 
 _HOST_TAKEN: Final = 75
 _PATIENCE: Final = 60.0
@@ -114,3 +114,13 @@ async def test_second_daemon_counts_nothing(
         assert await _counted(placement, host) == before
         assert await placement.allocation(first.guest) == held
         assert await placement.allocation(second.guest) is None
+
+
+async def test_counts_without_a_broker(placement: Placement, placement_url: str, tmp_path: Path) -> None:
+    """A daemon that starts while RabbitMQ is away counts its guests all the same."""
+    broker = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
+    settings = {"host": f"host-{uuid4()}", "broker": broker, "placement": placement_url}
+    async with _daemon(tmp_path / "1", reserved_cpus=0, **settings) as daemon:
+        await daemon.until("reconciliation.difference")
+
+        assert await placement.allocation(daemon.guest) is not None
