@@ -15,7 +15,7 @@ from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.ledger import Ledger
 from sev_agent.compute.provider_upkeep import Providers
-from sev_agent.compute.record import Record, RecordStore
+from sev_agent.compute.record import JournalFailed, Record, RecordStore
 from sev_agent.compute.strangers import Strangers
 from sev_agent.config import PlacementSection
 from sev_agent.crash_points import CrashPoint, reached
@@ -64,7 +64,8 @@ class Accounting:
     It works by level, not by edge: an event only marks an instance, and what is then written follows from what
     libvirt and the records say at that moment. Instances for which ``in_flight`` holds are left to the operation
     that works on them, which claims and releases by itself and marks them when it ends. ``on_seen`` is told whether
-    libvirt runs a guest, before what it should hold is worked out.
+    libvirt runs a guest, before what it should hold is worked out. Where it raises ``JournalFailed``, the counting goes
+    on, and the next look tells it again.
     """
 
     def __init__(
@@ -299,8 +300,14 @@ class Accounting:
         return self._ledger.held.get(uuid) != holding and await self._ledger.write(uuid, holding, tree)
 
     async def _tell(self, uuid: UUID, guest: Guest | None) -> None:
-        if not self._in_flight(uuid):
+        """Tell whether the guest runs. Where that cannot be noted, Placement is told the truth all the same."""
+        if self._in_flight(uuid):
+            return
+        try:
             await self._on_seen(uuid, guest is not None and guest.is_active)
+        except JournalFailed as error:
+            # The record stays as it was, so that the next look finds it wrong again, and tells it again.
+            log.warning("accounting.untold", instance_uuid=str(uuid), code=error.code, error=str(error))
 
     def _postpone(self, failed: Mapping[UUID, SevAgentError]) -> None:
         """Have ``failed`` settled again later, without holding up what is marked meanwhile."""

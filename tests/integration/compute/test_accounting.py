@@ -9,7 +9,7 @@ import pytest
 
 from sev_agent.compute.accounting import NotRegistered
 from sev_agent.compute.allocation import ProviderTree
-from sev_agent.compute.record import State
+from sev_agent.compute.record import JournalFailed, State
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
 from sev_agent.sev.holdings import ConsumerType
@@ -320,6 +320,27 @@ async def test_every_comparison_observes(host: CountingHost) -> None:
     assert (await host.reconcile()).is_clean
 
     assert host.seen == {uuid: True}
+
+
+async def test_full_state_disk(host: CountingHost) -> None:
+    """Where no record can be written, slots are counted by libvirt all the same, and the rest is told later."""
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    note = host.on_seen
+
+    async def full(_: UUID, __: bool) -> None:  # noqa: FBT001 - the callback's own
+        raise JournalFailed("the record cannot be written: No space left on device")
+
+    host.on_seen = full
+    await host.libvirt.domains.destroy(uuid)
+    await host.eventually_holds(uuid, {"DISK_GB": 1})
+    assert (await host.reconcile(thorough=True)).is_clean
+    assert host.seen.get(uuid) is not False
+
+    host.on_seen = note
+    await host.reconcile()
+    assert host.seen[uuid] is False
 
 
 async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
