@@ -128,14 +128,15 @@ class Accounting:
         while True:
             raise_if_cancelled()
             await self._wake.wait()
-            self._wake.clear()
-            batch = frozenset(self._marked)
-            self._marked.clear()
-            try:
-                async with self._settling:
+            async with self._settling:
+                # Not before: what stands marked while others look and write is newer than what they saw.
+                self._wake.clear()
+                batch = frozenset(self._marked)
+                self._marked.clear()
+                try:
                     failed = (await self._settle(batch)).failed
-            except SevAgentError as error:
-                failed = dict.fromkeys(batch, error)
+                except SevAgentError as error:
+                    failed = dict.fromkeys(batch, error)
             self._postpone(failed)
 
     async def claim(self, record: Record) -> None:
@@ -270,7 +271,7 @@ class Accounting:
 
     async def _settle(self, uuids: Iterable[UUID], *, surplus: frozenset[UUID] = frozenset()) -> _Settled:
         """Write what each of ``uuids`` should hold as things stand now; ``surplus`` are known to hold something."""
-        pending = [uuid for uuid in uuids if not self._in_flight(uuid)]
+        pending = [uuid for uuid in uuids if not self._is_left(uuid)]
         if not pending:
             return _Settled(frozenset(), {})
         guests = await self._guests(pending if len(pending) <= _FEW else None)
@@ -290,7 +291,7 @@ class Accounting:
 
     async def _settle_one(self, uuid: UUID, guest: Guest | None, *, holds: bool) -> bool:
         """Whether something had to be written."""
-        if self._in_flight(uuid):
+        if self._is_left(uuid):
             return False
         await self._tell(uuid, guest)
         tree = self._known_tree()
@@ -299,9 +300,17 @@ class Accounting:
             return (holds or uuid in self._ledger.held) and await self._ledger.release(uuid, tree)
         return self._ledger.held.get(uuid) != holding and await self._ledger.write(uuid, holding, tree)
 
+    def _is_left(self, uuid: UUID) -> bool:
+        """Whether what was seen of ``uuid`` is not to be acted upon.
+
+        An operation that began and ended since the look is in flight no more, but has marked its instance, whether it
+        wrote anything to Placement or not. The next round looks again.
+        """
+        return uuid in self._marked or self._in_flight(uuid)
+
     async def _tell(self, uuid: UUID, guest: Guest | None) -> None:
         """Tell whether the guest runs. Where that cannot be noted, Placement is told the truth all the same."""
-        if self._in_flight(uuid):
+        if self._is_left(uuid):
             return
         try:
             await self._on_seen(uuid, guest is not None and guest.is_active)
