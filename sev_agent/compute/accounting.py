@@ -294,6 +294,8 @@ class Accounting:
         if self._is_left(uuid):
             return False
         await self._tell(uuid, guest)
+        if self._is_left(uuid):  # an operation was accepted while the record was written
+            return False
         tree = self._known_tree()
         holding = self._wanted(uuid, guest, tree)
         if holding is None:

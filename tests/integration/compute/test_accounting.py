@@ -388,6 +388,25 @@ async def test_operation_since_the_look(host: CountingHost, monkeypatch: pytest.
     assert await host.held(uuid) == FULL_SIZE
 
 
+async def test_operation_accepted_while_a_record_is_written(host: CountingHost) -> None:
+    """A start that is accepted while the record learns that the guest is off finds nothing given back."""
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    told = asyncio.Event()
+
+    async def accept(_: UUID, __: bool) -> None:  # noqa: FBT001 - the callback's own
+        host.in_flight.add(uuid)
+        told.set()
+
+    host.on_seen = accept
+    await host.libvirt.domains.destroy(uuid)
+    async with asyncio.timeout(PATIENCE):
+        await told.wait()
+    async with host.accounting._settling:
+        assert await host.held(uuid) == FULL_SIZE
+
+
 async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that claims while a comparison gives back what stood under its UUID keeps its claim."""
     root, _ = await registered(host)
