@@ -86,11 +86,20 @@ class Reconciler:
             self._scheduler.shutdown(wait=False)
 
     def soon(self, *, after: float = 0) -> None:
-        """Move the next run forward to ``after`` seconds from now; the minutely rhythm starts from there."""
-        if not after:
+        """Have a run no later than ``after`` seconds from now; the rhythm starts from one that was moved forward."""
+        if after:
+            self._move_forward(after)
+        else:
             self._due.set()
-        elif self._scheduler.get_job(_JOB) is not None:
-            self._scheduler.modify_job(_JOB, next_run_time=datetime.now(UTC) + timedelta(seconds=after))
+
+    def _move_forward(self, after: float) -> bool:
+        """Whether the next run would have come later."""
+        due = datetime.now(UTC) + timedelta(seconds=after)
+        job = self._scheduler.get_job(_JOB)
+        if job is None or job.next_run_time <= due:
+            return False
+        job.modify(next_run_time=due)
+        return True
 
     async def now(self, *, dry_run: bool) -> Reconciliation:
         """Compare thoroughly, beside the rhythm; a dry run changes nothing. Raises what the comparison raises."""
@@ -110,8 +119,9 @@ class Reconciler:
             async with asyncio.timeout(interval + _LATE_SECONDS):
                 await self._due.wait()
         except TimeoutError:
-            log.warning("reconciler.clock_set_back", silent_seconds=interval + _LATE_SECONDS)
-            self.soon(after=interval)
+            # Where the next run is no later than it should be, only this process was held up.
+            if self._move_forward(interval):
+                log.warning("reconciler.clock_set_back", silent_seconds=interval + _LATE_SECONDS)
         self._due.clear()
 
     async def _ring(self) -> None:

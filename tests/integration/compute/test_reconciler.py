@@ -102,6 +102,21 @@ async def test_by_itself(start: Start) -> None:
     await soon(run.succeeded.get())
 
 
+async def test_later_run_is_asked_for(start: Start) -> None:
+    """Whoever asks for a run at a later time than the next one does not push that back."""
+    run = start(600)
+    run.reconciler.soon()
+    await soon(run.succeeded.get())
+    job = run.reconciler._scheduler.get_job("reconcile")
+    assert job is not None
+    due = job.next_run_time
+
+    run.reconciler.soon(after=3600)
+    assert job.next_run_time == due
+    run.reconciler.soon(after=60)
+    assert job.next_run_time < due
+
+
 async def test_clock_is_set_back(start: Start) -> None:
     """A clock that is set back by a day does not silence it for a day: the rhythm goes on."""
     run = start(1)
