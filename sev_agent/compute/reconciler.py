@@ -26,6 +26,7 @@ log = structlog.stdlib.get_logger(__name__)
 _JOB: Final = "reconcile"
 _RETRY_SECONDS: Final = 3.0
 _LATE_SECONDS: Final = 2.0
+_THOROUGH_EVERY: Final = 60
 _MEMORY_OF_DELETED: Final = timedelta(days=1)
 
 OnDrift = Callable[[list[dict[str, Any]]], None]
@@ -36,6 +37,10 @@ class Reconciler:
     """Runs the comparison at start, every minute, and soon again after one that failed; never two at once.
 
     Every difference is logged, counted, and told to ``on_drift``; one that stays is told once.
+
+    Where nothing changed a run costs Placement one read and no write. That read tells what is used of each provider,
+    not by whom, nor the limits of a single claim. So every sixtieth run is thorough, as the first one always is: it
+    reads all, and writes what it finds wrong.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Reconciler:
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._due = asyncio.Event()
         self._blamed_libvirt = False
+        self._runs_since_thorough = 0
 
     async def run(self) -> None:
         """Compare whenever it is time, until cancelled."""
@@ -129,11 +135,15 @@ class Reconciler:
         self._due.set()
 
     async def _compare(self) -> None:
+        self._runs_since_thorough += 1
+        thorough = self._runs_since_thorough >= _THOROUGH_EVERY
         try:
-            outcome = await self._accounting.reconcile(await self._resources())
+            outcome = await self._accounting.reconcile(await self._resources(), thorough=thorough)
         except SevAgentError as error:
             self._failed(error)
             return
+        if thorough:
+            self._runs_since_thorough = 0
         self._note(outcome)
         self._resume()
         await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
