@@ -287,8 +287,9 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
         P.CONCLUDE_BEFORE_SAVE,
         P.CONCLUDE_AFTER_SAVE,
         P.CONCLUDE_AFTER_NOTICE,
-        P.OUTBOX_BEFORE_SEND,
-        P.OUTBOX_AFTER_SEND,
+        # The first letter is the host's own, of the generations that it can run.
+        (P.OUTBOX_BEFORE_SEND, 2),
+        (P.OUTBOX_AFTER_SEND, 2),
         P.OUTBOX_BEFORE_SETTLE,
         P.OUTBOX_AFTER_SETTLE,
         P.DURABLE_BEFORE_SYNC,
