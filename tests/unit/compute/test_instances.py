@@ -155,9 +155,9 @@ class Ear:
             if heard.payload["instance_uuid"] == str(uuid)
         ]
 
-    async def until(self, uuid: UUID, event: str) -> Notification:
+    async def until(self, uuid: UUID, event: str, *, times: int = 1) -> Notification:
         async with asyncio.timeout(PATIENCE), self._arrived:
-            await self._arrived.wait_for(lambda: event in self.of(uuid))
+            await self._arrived.wait_for(lambda: self.of(uuid).count(event) >= times)
         return next(
             heard
             for heard in reversed(self.heard)

@@ -179,6 +179,28 @@ async def test_comes_again(host: Host) -> None:
         await host.instances.build(asked, "req-1")
 
 
+async def test_comes_again_to_no_scheduler(host: Host) -> None:
+    """A build that comes again and that no scheduler can take any more ends in ERROR here, undone and told."""
+    asked = instance()
+    host.builder.faults = [NO_SLOT]
+    await host.instances.build(asked, "req-1", SENT)
+    await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+    assert await host.undone() == asked.uuid
+    host.schedulers.faults = [Unroutable("no queue"), Unroutable("no queue")]
+
+    await host.instances.build(asked, "req-2", SENT)
+    await host.idle()
+
+    assert host.builder.undone.qsize() == 1
+    assert host.state(asked.uuid) is State.ERROR
+    told = await host.ear.until(asked.uuid, "create.error", times=2)
+    assert (told.payload["state"], told.context.request_id) == ("error", "req-2")
+    assert cast("dict[str, Any]", told.payload["fault"])["code"] == "hypervisor.no_slot"
+    assert "rescheduled" not in told.payload
+    assert host.counted("error", "hypervisor.no_slot") == 1
+
+
 async def test_deleted_after_it_was_passed_on(host: Host) -> None:
     """The deletion of what was passed on is a success: nothing of it is here."""
     asked = instance()
