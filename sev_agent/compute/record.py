@@ -136,6 +136,8 @@ class Record(_Value):
     firmware: Path | None = None
     firmware_sha256: str | None = None
     fault: Fault | None = None
+    failure_told: bool = False
+    """Whether the world knows of the fault of a build that is still being undone."""
     handled: tuple[str, ...] = ()
     owed: tuple[Letter, ...] = ()
     """What was not told yet of how operations on it ended; ``RecordStore`` alone writes it."""
@@ -173,7 +175,7 @@ class Record(_Value):
 
     def _gone(self, **changes: Any) -> Self:
         bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
-        return self.with_(instance=bare, base_image=None, **changes)
+        return self.with_(instance=bare, base_image=None, failure_told=False, **changes)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from sev_agent.compute.image_inspection import ImageBackingFile, ImageFormatMism
 from sev_agent.compute.instances import InstanceExists
 from sev_agent.compute.record import Fault, JournalFailed, RecordStore, State
 from sev_agent.domain.firmware import NoFirmware
-from sev_agent.errors import InvalidRequest
+from sev_agent.errors import Conflict, InvalidRequest
 from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, NoMemory, NoSlot, StartFailed
 from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
 from sev_agent.openstack.glance import ImageNotFound
@@ -140,6 +140,23 @@ async def test_broker_away(host: Host) -> None:
 
     assert len(host.schedulers.asked) == 1
     assert host.state(asked.uuid) is State.RESCHEDULED
+
+
+async def test_undoing_is_refused(host: Host) -> None:
+    """A build is another host's only when nothing is left of it here, though its failure was told before."""
+    asked = instance()
+    host.builder.faults, host.builder.undo_faults = [NO_SLOT], [Conflict("it is busy")]
+
+    await host.instances.build(asked, "req-1", SENT)
+    first = await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+    assert (first.payload["state"], "rescheduled" in first.payload) == ("failing", False)
+    assert host.schedulers.asked == []
+    host.instances.resume()
+    last = await host.ear.until(asked.uuid, "create.error", times=2)
+
+    assert (last.payload["state"], last.payload["rescheduled"]) == ("rescheduled", True)
+    assert len(host.schedulers.asked) == 1
 
 
 async def test_restart(tmp_path: Path) -> None:
