@@ -196,11 +196,10 @@ class Instances:
 
     def views(self) -> list[dict[str, Any]]:
         """What is known of every instance, oldest first."""
-        records = sorted(self._store, key=lambda record: record.created_at)
-        return [self._view(record) for record in records if not record.state.is_gone]
+        return [self._view(record) for record in sorted(self._store.here(), key=lambda record: record.created_at)]
 
     def by_state(self) -> Labelled:
-        counts = Counter(record.state.value for record in self._store if not record.state.is_gone)
+        counts = Counter(record.state.value for record in self._store.here())
         return [((state,), float(count)) for state, count in counts.items()]
 
     async def observe(self, uuid: UUID, *, runs: bool) -> None:

@@ -222,6 +222,10 @@ class RecordStore:
     def __iter__(self) -> Iterator[Record]:
         return iter(list(self._records.values()))
 
+    def here(self) -> Iterator[Record]:
+        """The records of what this host has, without what it only remembers."""
+        return (record for record in self if not record.state.is_gone)
+
     def save(self, record: Record, *, owing: Letter | None = None) -> None:
         """Write ``record`` durably; in memory it changes only after the disk has it.
 
@@ -289,11 +293,22 @@ class RecordStore:
                 path.unlink(missing_ok=True)
         sync_directory(files.directory)
 
-    def forget_deleted(self, *, older_than: timedelta) -> None:
-        """Remove the records of instances that left so long ago that no message asks for them again."""
+    def forget_gone(self, *, older_than: timedelta, most: int) -> None:
+        """Remove the records of instances that left so long ago that no message asks for them again.
+
+        No more than ``most`` are kept, the latest ones; none is removed that owes a letter.
+        """
         limit = datetime.now(UTC) - older_than
-        for record in self:
-            if record.state.is_gone and record.updated_at < limit and not record.owed:
+        gone = sorted((record for record in self if record.state.is_gone), key=lambda record: record.updated_at)
+        surplus = len(gone) - most
+        for place, record in enumerate(gone):
+            if (place < surplus or record.updated_at < limit) and not record.owed:
+                self._forget(record)
+
+    def _forget(self, record: Record) -> None:
+        with self._lock(record.uuid):
+            # What was sent to this host once more meanwhile is here again.
+            if self._records.get(record.uuid) is record:
                 shutil.rmtree(self.files(record.uuid).directory, ignore_errors=True)
                 del self._records[record.uuid]
                 self._writing.pop(record.uuid, None)

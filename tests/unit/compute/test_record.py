@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 from sev_agent.compute.qcow2 import BadHeader
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.errors import InvalidRequest
+from sev_agent.messaging.envelope import Priority
+from sev_agent.messaging.spool import Letter
 from sev_agent.sev.generation import Generation
 from tests.requests import instance, record
 
@@ -365,11 +367,32 @@ def test_forgotten(store: RecordStore) -> None:
     for saved in (*old.values(), young):
         store.save(saved)
 
-    store.forget_deleted(older_than=timedelta(days=1))
+    store.forget_gone(older_than=timedelta(days=1), most=10)
 
     kept = {one.uuid for one in old.values()} - {old[State.DELETED].uuid, old[State.RESCHEDULED].uuid} | {young.uuid}
     assert {one.uuid for one in store} == kept
     assert {one.uuid for one in opened(store.directory)} == kept
+
+
+def test_forgotten_because_they_are_many(store: RecordStore) -> None:
+    """No more are remembered than a number: the latest, and what still has to be told; what is here never counts."""
+    now = datetime.now(UTC)
+    gone = [
+        record(state).model_copy(update={"updated_at": now - timedelta(minutes=age)})
+        for age, state in enumerate([State.DELETED, State.RESCHEDULED] * 3)
+    ]
+    here = [record(state) for state in State if not state.is_gone]
+    for saved in (*gone[1:], *here, gone[0]):
+        store.save(saved)
+    owed = Letter(sequence=1, message_id="m", event_type="sev.instance.delete.end", priority=Priority.INFO, body="{}")
+    store.save(gone[5], owing=owed)
+
+    store.forget_gone(older_than=timedelta(days=1), most=3)
+
+    kept = {one.uuid for one in (*gone[:3], gone[5], *here)}
+    assert {one.uuid for one in store} == kept
+    assert {one.uuid for one in opened(store.directory)} == kept
+    assert {one.uuid for one in store.here()} == {one.uuid for one in here}
 
 
 def test_base_of_a_disk_that_was_set_aside(store: RecordStore) -> None:
