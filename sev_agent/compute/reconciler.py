@@ -27,7 +27,9 @@ _JOB: Final = "reconcile"
 _RETRY_SECONDS: Final = 3.0
 _LATE_SECONDS: Final = 2.0
 _THOROUGH_EVERY: Final = 60
-_MEMORY_OF_DELETED: Final = timedelta(days=1)
+_MEMORY_OF_GONE: Final = timedelta(days=1)
+_MOST_GONE: Final = 10_000
+"""A build and its deletion every nine seconds for a whole day; each is a file, and is read at every start."""
 
 OnDrift = Callable[[list[dict[str, Any]]], None]
 """Takes what was found different, as ``Reconciliation.findings`` tells it, when it is news."""
@@ -146,7 +148,7 @@ class Reconciler:
             self._runs_since_thorough = 0
         self._note(outcome)
         self._resume()
-        await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
+        await in_thread(self._store.forget_gone, older_than=_MEMORY_OF_GONE, most=_MOST_GONE)
 
     def _failed(self, error: SevAgentError) -> None:
         self._metrics.reconciliations.labels("failed").inc()
