@@ -269,7 +269,8 @@ class ApiSection(Section):
     """Where the compute API listens, and what one request may be. Times are seconds.
 
     ``public_url`` begins the links in answers; without one it is as the request came. ``max_limit`` is how many servers
-    or flavors one page has at most. A deleted server is remembered for ``deleted_retention``.
+    or flavors one page has at most. A deleted server is remembered for ``deleted_retention``, as long as hosts remember
+    deletions at least: what they tell of one late must not meet an API that knows nothing of it.
     """
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -280,7 +281,7 @@ class ApiSection(Section):
     max_limit: int = Field(default=1000, ge=1, le=10_000)
     max_servers_per_request: int = Field(default=100, ge=1, le=1000)
     stop_timeout: Seconds = 10
-    deleted_retention: Annotated[float, Field(ge=60, le=366 * 86_400)] = 86_400
+    deleted_retention: Annotated[float, Field(ge=86_400, le=366 * 86_400)] = 86_400
 
 
 class DatabaseSection(Section):
@@ -311,11 +312,11 @@ class QuotaSection(Section):
 class NetworksSection(Section):
     """What a server's networks stand for on the hosts.
 
-    ``auto`` is the kind of NIC that a request for any network gets. ``offered`` are networks that can be asked for by
-    UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
+    ``auto`` is the kind of NIC that a request for any network gets; with "user" guests reach their host's loopback.
+    ``offered`` are networks that can be asked for by UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
     """
 
-    auto: Literal["user", "none"] = "user"
+    auto: Literal["user", "none"] = "none"
     offered: tuple[Annotated[str, Field(pattern=_OFFERED_NETWORK)], ...] = ()
 
 

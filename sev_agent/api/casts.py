@@ -5,10 +5,17 @@ from typing import Any
 from pydantic import JsonValue
 
 from sev_agent.api.tables import ServerRow
+from sev_agent.errors import Unavailable
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Unroutable
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import RequestContext
+
+
+class NoScheduler(Unavailable):
+    """The schedulers' queue, which the first of them makes, is not there."""
+
+    code = "scheduler.never_ran"
 
 
 class Casts:
@@ -22,10 +29,16 @@ class Casts:
         self._call_timeout = call_timeout
 
     async def schedule(self, row: ServerRow) -> None:
-        """Have a host found for it. ``row.request`` must be loaded."""
+        """Have a host found for it. ``row.request`` must be loaded. Raises ``NoScheduler`` for ``Unroutable``."""
         arguments = {"instance": row.request["instance"], "host": row.forced_host}
         arguments["generation"] = row.request["generation"]
-        await self._rpc.cast("schedule_instance", arguments, queue=topology.SCHEDULER_QUEUE, context=_context(row))
+        try:
+            await self._rpc.cast("schedule_instance", arguments, queue=topology.SCHEDULER_QUEUE, context=_context(row))
+        except Unroutable as error:
+            raise NoScheduler(
+                "no scheduler has ever run on this RabbitMQ, so no host can be found",
+                remedy="start sev-agent scheduler, with the same messaging.url",
+            ) from error
 
     async def terminate(self, row: ServerRow, host: str) -> bool:
         """Have it deleted there. False where that host has left for good: then there is nothing to delete."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from sev_agent.errors import Conflict, InvalidRequest, NotFound, SevAgentError, Unavailable
+from sev_agent.openstack.exchange import RequestRefused
 from sev_agent.openstack.identity import AuthenticationFailed, EndpointMissing
 
 FAULT_TITLES = {
@@ -96,8 +97,8 @@ def status_of(error: SevAgentError) -> int:
             return 404
         case Conflict():
             return 409
-        case Unavailable() | AuthenticationFailed() | EndpointMissing():
-            # The last two are faults of this service's configuration: nothing that the caller could mend.
+        case Unavailable() | AuthenticationFailed() | EndpointMissing() | RequestRefused():
+            # The last three are faults of this service's configuration: nothing that the caller could mend.
             return 503
         case _:
             return 500

@@ -88,9 +88,10 @@ class Flavors:
             elif public is not None:
                 asked = asked.where(FlavorRow.is_public.is_(public))
             if query.marker is not None:
-                marker = await session.get(FlavorRow, query.marker)
-                if marker is None:
-                    raise BadRequest(f"marker [{query.marker}] not found")
+                try:
+                    marker = await _find(session, query.marker, caller)
+                except ItemNotFound:
+                    raise BadRequest(f"marker [{query.marker}] not found") from None
                 asked = asked.where(after(order, marker))
             rows = (await session.scalars(asked.limit(query.page_size(most)))).all()
             return await _with_extra_specs(session, rows)

@@ -1,6 +1,6 @@
 """What a request to create or change a server may say."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
@@ -11,6 +11,8 @@ from sev_agent.schema import MAX_USER_DATA, Text, is_base64, is_line
 
 MAX_METADATA = 128
 MAX_TAGS = 50
+DEFAULT_GROUP: Final = "default"
+"""The security group that every server is in."""
 
 
 def is_server_name(value: str) -> str:

@@ -13,7 +13,9 @@ from sev_agent.api.microversion import Microversion
 from sev_agent.api.paging import PageQuery
 from sev_agent.api.state import FOREIGN_STATUSES, STATUSES
 from sev_agent.api.tables import ServerRow
+from sev_agent.api.tag_filters import tag_conditions
 
+_FILTERS_BY_TAGS: Final = Microversion(2, 26)
 _BAD_STATUS_IS_REFUSED: Final = Microversion(2, 38)
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -57,6 +59,10 @@ class ServerQuery(PageQuery):
     deleted: _Value | None = None
     all_tenants: _Value | None = None
     changes_since: _Value | None = Field(default=None, alias="changes-since")
+    tags: _Value | None = None
+    tags_any: _Value | None = Field(default=None, alias="tags-any")
+    not_tags: _Value | None = Field(default=None, alias="not-tags")
+    not_tags_any: _Value | None = Field(default=None, alias="not-tags-any")
     ip: _Value | None = None
     ip6: _Value | None = None
 
@@ -70,6 +76,10 @@ def conditions(query: ServerQuery, caller: Caller, version: Microversion) -> lis
         found.append(_named(query.name))
     if query.status is not None:
         found.append(_of_status(query.status, version))
+    if version >= _FILTERS_BY_TAGS:
+        found += tag_conditions(
+            every=query.tags, some=query.tags_any, not_every=query.not_tags, none=query.not_tags_any
+        )
     columns: dict[str, tuple[Any, str | None]] = {
         "flavor": (ServerRow.flavor_id, query.flavor),
         "image": (ServerRow.image_id, query.image),
@@ -136,30 +146,41 @@ def _of_status(text: str, version: Microversion) -> ColumnElement[bool]:
     return and_(is_vm, or_(of_task, ServerRow.task_state.is_(None)) if None in tasks else of_task)
 
 
-_ESCAPED: Final = re.compile(r"\\([^A-Za-z0-9])")
-_SPECIAL: Final = re.compile(r"[\\.*+?()\[\]{}|^$]")
+_PIECE: Final = re.compile(r"\\(?P<escaped>[^A-Za-z0-9])|(?P<any>\.\*)|(?P<one>\.)|(?P<plain>[^\\.*+?()\[\]{}|^$])")
+_LIKE_SPECIAL: Final = re.compile(r"[/%_]")
 
 
 def _named(pattern: str) -> ColumnElement[bool]:
-    """The compute API's filter by name is a regular expression; here a text, anchored or not, with ``.*`` in it.
+    """The compute API's filter by name is a regular expression; here a text, anchored or not, with . and .* in it.
 
-    Any other would be evaluated by the database, in a time that its writer chooses.
+    Any other would be evaluated by the database, in a time that its writer chooses. A dot stands for any character, as
+    it does there: clients send a name with dots as it is, and look for the right one in the answer.
     """
     begins, ends = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
-    middle = pattern[1 if begins else 0 : -1 if ends else None]
-    parts = [_literal(part) for part in middle.split(".*")]
-    text = "%".join(part.replace("/", "//").replace("%", "/%").replace("_", "/_") for part in parts)
-    like = f"{'' if begins else '%'}{text}{'' if ends else '%'}"
+    pieces = _pieces(pattern[1 if begins else 0 : -1 if ends else None])
     # LIKE is blind to case on SQLite; an exact name must not be.
-    if begins and ends and len(parts) == 1:
-        return ServerRow.name == parts[0]
+    if begins and ends and not any(piece["any"] or piece["one"] for piece in pieces):
+        return ServerRow.name == "".join(piece["escaped"] or piece["plain"] for piece in pieces)
+    like = f"{'' if begins else '%'}{''.join(map(_like, pieces))}{'' if ends else '%'}"
     return func.lower(ServerRow.name).like(like.lower(), escape="/")
 
 
-def _literal(part: str) -> str:
-    plain = _ESCAPED.sub("", part)
-    if _SPECIAL.search(plain):
-        raise BadRequest(
-            "this regular expression is not supported", field="query.name", remedy="a text, with ^, $ and .* at most"
-        )
-    return _ESCAPED.sub(r"\1", part)
+def _pieces(pattern: str) -> list[re.Match[str]]:
+    pieces, at = [], 0
+    while at < len(pattern):
+        piece = _PIECE.match(pattern, at)
+        if piece is None:
+            raise BadRequest(
+                "this regular expression is not supported",
+                field="query.name",
+                remedy="a text, with ^, $, . and .* at most",
+            )
+        pieces.append(piece)
+        at = piece.end()
+    return pieces
+
+
+def _like(piece: re.Match[str]) -> str:
+    if piece["any"]:
+        return "%"
+    return "_" if piece["one"] else _LIKE_SPECIAL.sub(r"/\g<0>", piece["escaped"] or piece["plain"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.routes import Call
+from sev_agent.api.server_bodies import DEFAULT_GROUP
 from sev_agent.api.state import Vm, power_state, status
 from sev_agent.api.tables import ServerRow
 
@@ -52,6 +53,7 @@ def detail(row: ServerRow, call: Call, *, zone: str) -> dict[str, Any]:
         "OS-EXT-STS:task_state": row.task_state,
         "OS-EXT-STS:vm_state": row.vm_state,
         "OS-EXT-STS:power_state": power_state(row.vm_state),
+        "security_groups": [{"name": DEFAULT_GROUP}],
         "os-extended-volumes:volumes_attached": [],
     }
     if shown in _WITH_PROGRESS:

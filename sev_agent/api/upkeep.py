@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import undefer
 
-from sev_agent.api.casts import Casts
+from sev_agent.api.casts import Casts, NoScheduler
 from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.state import Task, Vm, of_host
@@ -143,7 +143,7 @@ class Upkeep:
         done = await self._change(row, again, "scheduled_again")
         try:
             await self._casts.schedule(row)
-        except Unroutable as error:
+        except NoScheduler as error:
             log.warning("upkeep.no_scheduler", instance_uuid=row.id, error=str(error))
         return done
 

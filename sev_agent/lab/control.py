@@ -20,6 +20,9 @@ _QUOTA = {"servers": 200, "vcpus": 400, "ram_mb": 1_048_576}
 # What a crash interrupted goes on while somebody watches, and a crowd on a slow machine is not given up.
 _UPKEEP = {"interval": 5, "schedule_deadline": 30, "schedule_attempts": 20}
 
+# Its tenants are whoever runs the lab, who can reach this machine's loopback anyway.
+_NETWORKS = {"auto": "user"}
+
 
 def port_names(apis: int, schedulers: int) -> tuple[str, ...]:
     """The names of the ports that so many processes need."""
@@ -92,6 +95,7 @@ class ControlPlane:
             "database": {"url": f"sqlite:///{self.directory / 'api/api.sqlite'}"},
             "glance": {"endpoint": self.cloud.glance_url},
             "quota": _QUOTA,
+            "networks": _NETWORKS,
             "upkeep": _UPKEEP,
             **self._common(name),
         }

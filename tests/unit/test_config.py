@@ -263,6 +263,16 @@ class TestApi:
         with pytest.raises(ConfigurationError, match=r"\n  database\.url: must begin with"):
             load_as(ApiConfig, path, {})
 
+    def test_deletions_are_remembered_as_long_as_on_hosts(self, path: Path) -> None:
+        """A day is the least."""
+        path.write_text('[auth]\ntype = "none"\n[api]\ndeleted_retention = 86399\n')
+        with pytest.raises(ConfigurationError, match=r"\n  api\.deleted_retention: "):
+            load_as(ApiConfig, path, {})
+
+    def test_nobody_reaches_the_hosts_loopback_by_default(self) -> None:
+        """QEMU's own network, which leads there, is the operator's word."""
+        assert ApiConfig().networks.auto == "none"
+
     @pytest.mark.parametrize("offered", ["x=bridge:y", "f0e1d2c3-0000-4000-8000-000000000001=user:x"])
     def test_a_network_that_means_nothing(self, path: Path, offered: str) -> None:
         """A network is a UUID and what it stands for on the host."""

@@ -31,12 +31,12 @@ seen["flavors"] = flavor in [each.id for each in cloud.compute.flavors()]
 found = cloud.compute.find_flavor(flavor, get_extra_specs=True, ignore_missing=False)
 seen["extra_specs"] = found.extra_specs
 server = cloud.compute.create_server(
-    name="stock", image_id=image, flavor_id=flavor, networks="none", metadata={"made": "by-sdk"}
+    name="stock.example.com", image_id=image, flavor_id=flavor, networks="none", metadata={"made": "by-sdk"}
 )
 server = cloud.compute.wait_for_server(server, wait=60, interval=0.2)
 seen["status"], seen["vm_state"], seen["metadata"] = server.status, server.vm_state, server.metadata
-seen["found"] = cloud.compute.find_server("stock", ignore_missing=False).id == server.id
-seen["listed"] = [each.name for each in cloud.compute.servers(name="stock")]
+seen["found"] = cloud.compute.find_server("stock.example.com", ignore_missing=False).id == server.id
+seen["listed"] = [each.name for each in cloud.compute.servers(name="stock.example.com")]
 seen["console"] = cloud.compute.get_server_console_output(server)["output"]
 cloud.compute.set_server_metadata(server, more="yes")
 seen["more"] = cloud.compute.get_server_metadata(server).metadata

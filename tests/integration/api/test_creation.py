@@ -80,7 +80,7 @@ async def test_what_older_microversions_do_not_have(api: Api) -> None:
     assert "server.description: needs microversion 2.19" in text
     status, _ = await api.ask("POST", "/servers", version="2.1", json=api.wanted(networks=None))
     assert status == 202
-    assert (await api.fleet.next_scheduled()).instance.networks[0].type == "user"
+    assert (await api.fleet.next_scheduled()).instance.networks[0].type == "none"
 
 
 async def test_any_name(api: Api) -> None:

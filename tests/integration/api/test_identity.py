@@ -139,6 +139,15 @@ async def test_the_services_own_password_is_wrong(start_api: StartApi) -> None:
     assert (await other.ask("GET", "/servers"))[0] == 503
 
 
+async def test_the_services_own_user_may_not_check_tokens(start_api: StartApi) -> None:
+    """Neither is a missing role of the service: 503, with what to give it."""
+    api = await start_api()
+    other = await start_api(auth=api.tenants.credentials("alice"))
+    status, body = await other.ask("GET", "/servers", user="bob")
+    assert status == 503
+    assert "service or admin role" in body["serviceUnavailable"]["message"]
+
+
 async def test_without_keystone(start_api: StartApi) -> None:
     """On loopback, whoever asks is an administrator, or whom the headers name."""
     api = await start_api(auth=AuthSection(type="none"), api=ApiSection(port=free_port()))

@@ -14,7 +14,7 @@ ESCAPED = "name=" + quote(r"^db\.two$")
 @pytest.fixture
 async def three(api: Api) -> list[str]:
     """Three servers of a flavor of their own: an active one, one in error, one that builds; oldest first."""
-    active = await api.create(name="web-one", metadata={"n": "1"})
+    active = await api.create(name="web-one", metadata={"n": "1"}, tags=["a", "b"])
     failed = await api.create(name="db.two")
     builds = await api.create(name="Web_three")
     await api.fleet.builds(active)
@@ -40,6 +40,9 @@ async def test_filters(api: Api, three: list[str]) -> None:
         "name=web": [builds, active],
         "name=^web-one$": [active],
         ESCAPED: [failed],
+        "name=db.two": [failed],
+        "name=^w.b.one$": [active],
+        "name=^w.b$": [],
         "name=^WEB.*e$": [builds, active],
         "name=_": [builds],
         "name=%25": [],
@@ -52,6 +55,10 @@ async def test_filters(api: Api, three: list[str]) -> None:
         f"uuid={failed}": [failed],
         "vm_state=active": [active],
         "host=nowhere": [builds, failed, active],
+        "tags=a,b": [active],
+        "tags-any=b,c": [active],
+        "not-tags=a,c": [builds, failed, active],
+        "not-tags-any=b,c": [builds, failed],
         "no_such_filter=1": [builds, failed, active],
         "changes-since=2000-01-01T00:00:00Z": [builds, failed, active],
         "changes-since=2100-01-01T00:00:00": [],

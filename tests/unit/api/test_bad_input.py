@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sev_agent.errors import Unavailable
+from sev_agent.messaging.broker import Unroutable
 from tests.compute_api import QUOTA, InProcessApi
 from tests.unit.api.requests import make_flavor, make_image, message, nothing_is_there, server, unknown
 
@@ -40,6 +41,9 @@ async def test_private_flavor(api: InProcessApi) -> None:
     assert (await api.ask("GET", "/flavors/own", roles="member"))[0] == 404
     body = server(make_image(api), "own")
     assert (await api.ask("POST", "/servers", json=body, roles="member"))[0] == 400
+    status, answer = await api.ask("GET", "/flavors", params={"marker": "own"}, roles="member")
+    assert (status, message(400, answer)) == (400, "marker [own] not found")
+    assert (await api.ask("GET", "/flavors", params={"marker": "own"}))[0] == 200
 
 
 @pytest.mark.parametrize("image", [unknown(), "not-a-uuid", "", "../../etc/passwd"])
@@ -230,6 +234,9 @@ async def test_content_type(api: InProcessApi, kind: str) -> None:
         ("/servers", {"marker": "x" * 5000}, 400, "marker"),
         ("/servers/detail", {"changes-since": "yesterday"}, 400, "changes-since"),
         ("/servers", {"name": "(a+)+$"}, 400, "regular expression"),
+        ("/servers", {"name": "a.+b"}, 400, "regular expression"),
+        ("/servers", {"name": "a\\.*b"}, 400, "regular expression"),
+        ("/servers", {"name": "a\\"}, 400, "regular expression"),
         ("/servers", {"colour": "red"}, 200, ""),
         ("/servers", {"status": "PURPLE"}, 200, ""),
         ("/servers", {"all_tenants": "perhaps"}, 400, "all_tenants"),
@@ -355,6 +362,17 @@ async def test_no_broker(api: InProcessApi) -> None:
     assert await nothing_is_there(api)
     _, limits = await api.ask("GET", "/limits")
     assert limits["limits"]["absolute"]["totalInstancesUsed"] == 0
+
+
+async def test_no_scheduler_has_ever_run(api: InProcessApi) -> None:
+    """Without the schedulers' queue a server is a 503 that says what to start, and is not half made."""
+    await make_flavor(api)
+    api.sent.fault = Unroutable("no queue takes it")
+    status, answer = await api.ask("POST", "/servers", json=server(make_image(api)))
+    assert status == 503
+    assert "no scheduler has ever run" in message(503, answer)
+    assert "sev-agent scheduler" in message(503, answer)
+    assert await nothing_is_there(api)
 
 
 @pytest.fixture

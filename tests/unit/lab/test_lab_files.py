@@ -138,6 +138,7 @@ async def test_the_control_plane_can_read_its_configuration(cloud: OpenStack, tm
     assert {each.database.url for each in apis} == {apis[0].database.url}
     ports = {each.api.port for each in apis} | {each.http.port for each in apis}
     assert len(ports | {each.http.port for each in schedulers}) == 6
+    assert {each.networks.auto for each in apis} == {"user"}
     assert [each.scheduler.name for each in schedulers] == ["scheduler", "scheduler-2"]
     assert (tmp_path / "api/api.sqlite").exists()
 
