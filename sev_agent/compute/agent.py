@@ -212,6 +212,7 @@ class _Agent:
         )
         self._watch = HostWatch(
             config.encryption.platform_root,
+            known=lambda: self._status.acted_on,
             interval=config.encryption.watch_interval,
             on_change=lambda: self._reconciler.soon(),  # noqa: PLW0108 - made later than this
         )
