@@ -93,7 +93,18 @@ def _are_flags(names: tuple[str, ...]) -> tuple[str, ...]:
 PolicyFlags = Annotated[tuple[str, ...], AfterValidator(_are_flags)]
 
 
-class EncryptionSection(Section):
+class PolicySection(Section):
+    """Flags that the policy of every guest must have, and those that none may have."""
+
+    policy_required: PolicyFlags = ()
+    policy_forbidden: PolicyFlags = ("migrate_ma",)
+
+    @property
+    def policy_bounds(self) -> PolicyBounds:
+        return PolicyBounds(required=frozenset(self.policy_required), forbidden=frozenset(self.policy_forbidden))
+
+
+class EncryptionSection(PolicySection):
     """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read.
 
     ``limit`` is the most SEV guests, ``es_limit`` the most guests of SEV-ES or SEV-SNP; ``watch_interval`` is seconds.
@@ -102,14 +113,8 @@ class EncryptionSection(Section):
     platform_root: AbsolutePath = Path("/")
     limit: int | None = Field(default=None, ge=1, le=100_000)
     es_limit: int | None = Field(default=None, ge=1, le=100_000)
-    policy_required: PolicyFlags = ()
-    policy_forbidden: PolicyFlags = ("migrate_ma",)
     memory_limit: Literal["none", "footprint"] = "none"
     watch_interval: Seconds = 10
-
-    @property
-    def policy_bounds(self) -> PolicyBounds:
-        return PolicyBounds(required=frozenset(self.policy_required), forbidden=frozenset(self.policy_forbidden))
 
 
 class MessagingSection(Section):
@@ -354,6 +359,7 @@ class ApiConfig(DaemonConfig):
     glance: ServiceSection = Field(default_factory=ServiceSection)
     quota: QuotaSection = Field(default_factory=QuotaSection)
     networks: NetworksSection = Field(default_factory=NetworksSection)
+    encryption: PolicySection = Field(default_factory=PolicySection)
     upkeep: UpkeepSection = Field(default_factory=UpkeepSection)
     http: ApiHttpSection = Field(default_factory=ApiHttpSection)
     log: LogSection = Field(default_factory=LogSection)
