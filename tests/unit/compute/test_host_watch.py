@@ -117,3 +117,21 @@ async def test_watch(tmp_path: Path) -> None:
         await changes.get()
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_a_device_that_goes(tmp_path: Path) -> None:
+    """A device node that vanishes or appears is noticed by the kernel's own word, however rarely the watch looks."""
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    for name in ("kvm", "sev"):
+        (devices / name).touch()
+    changes: asyncio.Queue[None] = asyncio.Queue()
+    watch = HostWatch(tmp_path, interval=3600, on_change=lambda: changes.put_nowait(None))
+    await watch.look()
+    task = asyncio.create_task(watch.run())
+    for change in ((devices / "sev").unlink, (devices / "sev").touch):
+        change()
+        async with asyncio.timeout(60):
+            await changes.get()
+    task.cancel()
+    await asyncio.wait({task})
