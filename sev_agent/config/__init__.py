@@ -24,6 +24,7 @@ from sev_agent.config.api import (
 )
 from sev_agent.config.every_daemon import (
     AuthSection,
+    DaemonConfig,
     HttpSection,
     LogFormat,
     LogSection,
@@ -38,7 +39,7 @@ from sev_agent.config.scheduler import (
     SchedulerPlacementSection,
     SchedulerSection,
 )
-from sev_agent.config.section import DaemonConfig, Section
+from sev_agent.config.section import Section
 
 __all__ = [
     "ENVIRONMENT_PREFIX",

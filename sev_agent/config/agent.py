@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sev_agent.config.every_daemon import AuthSection, HttpSection, LogSection, MessagingSection, ServiceSection
+from sev_agent.config.every_daemon import DaemonConfig, ServiceSection
 from sev_agent.config.policy import PolicySection
-from sev_agent.config.section import AbsolutePath, DaemonConfig, MachineName, Seconds, Section, machine_name
+from sev_agent.config.section import AbsolutePath, MachineName, Seconds, Section, machine_name
 
 
 class HostSection(Section):
@@ -114,17 +114,10 @@ class AgentConfig(DaemonConfig):
     host: HostSection = Field(default_factory=HostSection)
     hypervisor: HypervisorSection = Field(default_factory=HypervisorSection)
     encryption: EncryptionSection = Field(default_factory=EncryptionSection)
-    messaging: MessagingSection = Field(default_factory=MessagingSection)
     notifications: NotificationsSection = Field(default_factory=NotificationsSection)
-    auth: AuthSection = Field(default_factory=AuthSection)
     glance: ServiceSection = Field(default_factory=ServiceSection)
     placement: PlacementSection = Field(default_factory=PlacementSection)
     images: ImagesSection = Field(default_factory=ImagesSection)
     builds: BuildsSection = Field(default_factory=BuildsSection)
     reconciler: ReconcilerSection = Field(default_factory=ReconcilerSection)
     health: HealthSection = Field(default_factory=HealthSection)
-    http: HttpSection = Field(default_factory=HttpSection)
-    log: LogSection = Field(default_factory=LogSection)
-
-    def missing(self) -> list[str]:
-        return self.auth.missing()

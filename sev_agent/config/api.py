@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
-from sev_agent.config.every_daemon import AuthSection, HttpSection, LogSection, MessagingSection, ServiceSection
+from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
 from sev_agent.config.policy import PolicySection
-from sev_agent.config.section import DaemonConfig, Seconds, Section, Url
+from sev_agent.config.section import Seconds, Section, Url
 
 _DATABASE_SCHEMES = ("sqlite:///", "postgresql://")
 _OFFERED_NETWORK = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -96,8 +96,6 @@ class ApiConfig(DaemonConfig):
 
     api: ApiSection = Field(default_factory=ApiSection)
     database: DatabaseSection = Field(default_factory=DatabaseSection)
-    messaging: MessagingSection = Field(default_factory=MessagingSection)
-    auth: AuthSection = Field(default_factory=AuthSection)
     tokens: TokensSection = Field(default_factory=TokensSection)
     glance: ServiceSection = Field(default_factory=ServiceSection)
     quota: QuotaSection = Field(default_factory=QuotaSection)
@@ -105,10 +103,9 @@ class ApiConfig(DaemonConfig):
     encryption: PolicySection = Field(default_factory=PolicySection)
     upkeep: UpkeepSection = Field(default_factory=UpkeepSection)
     http: ApiHttpSection = Field(default_factory=ApiHttpSection)
-    log: LogSection = Field(default_factory=LogSection)
 
     def missing(self) -> list[str]:
-        faults = self.auth.missing()
+        faults = super().missing()
         if self.auth.type == "none" and not _is_loopback(self.api.host):
             faults.append(
                 "api.host: without Keystone (auth.type 'none') everyone is an administrator, so it must be a loopback"

@@ -1,7 +1,7 @@
 """What every daemon is told: the services that it needs, where it tells of itself, and how it logs."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -39,12 +39,6 @@ class AuthSection(Section):
     interface: Literal["public", "internal", "admin"] = "public"
     timeout: Seconds = 10
 
-    def missing(self) -> list[str]:
-        """What is wrong though each setting by itself is right, each fault with its path."""
-        if self.type == "password" and self.auth_url is None:
-            return ["auth.auth_url: needed where auth.type is 'password'"]
-        return []
-
 
 class ServiceSection(Section):
     """One OpenStack service: its address where the catalog should not be asked, and the time limit of a request."""
@@ -71,3 +65,20 @@ class LogFormat(StrEnum):
 class LogSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: LogFormat = LogFormat.AUTO
+
+
+class DaemonConfig(Section):
+    """What ``load_as`` reads. ``reference`` is the file that documents every key."""
+
+    reference: ClassVar[str]
+
+    messaging: MessagingSection = Field(default_factory=MessagingSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    http: HttpSection = Field(default_factory=HttpSection)
+    log: LogSection = Field(default_factory=LogSection)
+
+    def missing(self) -> list[str]:
+        """What is wrong though each setting by itself is right, each fault with its path."""
+        if self.auth.type == "password" and self.auth.auth_url is None:
+            return ["auth.auth_url: needed where auth.type is 'password'"]
+        return []

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from sev_agent import crash_points
 from sev_agent.config.agent import AgentConfig
-from sev_agent.config.section import DaemonConfig, Section
+from sev_agent.config.every_daemon import DaemonConfig
+from sev_agent.config.section import Section
 from sev_agent.errors import SevAgentError
 
 ENVIRONMENT_PREFIX = "SEV_AGENT_"

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sev_agent.config.every_daemon import AuthSection, HttpSection, LogSection, MessagingSection, ServiceSection
-from sev_agent.config.section import DaemonConfig, MachineName, Seconds, Section, machine_name
+from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
+from sev_agent.config.section import MachineName, Seconds, Section, machine_name
 
 
 class SchedulerSection(Section):
@@ -40,11 +40,5 @@ class SchedulerConfig(DaemonConfig):
     reference: ClassVar[str] = "conf/sev-agent-scheduler.toml"
 
     scheduler: SchedulerSection = Field(default_factory=SchedulerSection)
-    messaging: MessagingSection = Field(default_factory=MessagingSection)
-    auth: AuthSection = Field(default_factory=AuthSection)
     placement: SchedulerPlacementSection = Field(default_factory=SchedulerPlacementSection)
     http: SchedulerHttpSection = Field(default_factory=SchedulerHttpSection)
-    log: LogSection = Field(default_factory=LogSection)
-
-    def missing(self) -> list[str]:
-        return self.auth.missing()

@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -26,13 +26,3 @@ def machine_name() -> str:
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DaemonConfig(Section):
-    """What ``load`` reads: sections, and what one setting demands of another. ``reference`` documents every key."""
-
-    reference: ClassVar[str]
-
-    def missing(self) -> list[str]:
-        """What is wrong though each setting by itself is right, each fault with its path."""
-        return []
