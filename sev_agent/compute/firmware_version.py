@@ -6,8 +6,8 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from sev_agent.host.files import HostFiles
-from sev_agent.host.secure_processor import Command, platform_status
+from sev_agent.hypervisor.host_files import HostFiles
+from sev_agent.hypervisor.secure_processor import Command, platform_status
 
 log = structlog.stdlib.get_logger(__name__)
 
