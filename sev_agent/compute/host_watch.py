@@ -29,7 +29,7 @@ _SETTLED_SECONDS: Final = 0.1
 
 
 class HostWatch:
-    """Looks at the kernel's files when a device node comes or goes; calls ``on_change`` while they are not as ``known``.
+    """Looks at the kernel's files when a device node comes or goes; calls ``on_change`` while they are not as known.
 
     Modules read their parameters when they are loaded, and make their nodes after it: that is the event to wait for.
     What makes no event (a counter of the cgroup) is found every ``interval`` seconds, which must serve also where
