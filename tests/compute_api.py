@@ -21,6 +21,7 @@ from sev_agent.api.migrations import upgrade
 from sev_agent.api.service import every_route
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
+from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import ApiConfig, ApiSection, AuthSection, DatabaseSection, QuotaSection, ServiceSection
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.client import RpcClient
@@ -52,11 +53,18 @@ class InProcessApi:
     """Requests to it are those of administrator ``alice`` of project ``red`` unless headers say otherwise."""
 
     def __init__(
-        self, api: ComputeApi, url: str, session: aiohttp.ClientSession, sent: SentRequests, cloud: ScriptedCloud
+        self,
+        api: ComputeApi,
+        url: str,
+        session: aiohttp.ClientSession,
+        sent: SentRequests,
+        cloud: ScriptedCloud,
+        withdrawals: Withdrawals,
     ) -> None:
         self.api = api
         self.url = url
         self.sent = sent
+        self.withdrawals = withdrawals
         self.cloud = cloud
         self._session = session
 
@@ -81,30 +89,38 @@ class InProcessApi:
             return answer.status, await answer.json() if body else None
 
 
+async def file_database(directory: Path) -> DatabaseSection:
+    """An SQLite database of the tests' own in ``directory``, with its tables."""
+    settings = DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite"), timeout=120)
+    await upgrade(settings)
+    return settings
+
+
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[InProcessApi]:
-    """An API whose database is a file in ``directory``."""
+async def serving(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
+    """An API on the database of ``settings``, which has its tables."""
     async with AsyncExitStack() as closing:
         cloud, sent = ScriptedCloud(), SentRequests()
         glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
         session = await closing.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         config = ApiConfig(
             api=ApiSection(max_limit=MAX_LIMIT),
-            database=DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite"), timeout=120),
+            database=settings,
             auth=AuthSection(type="none"),
             glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
             quota=QUOTA,
         )
-        await upgrade(config.database)
         database = Database(config.database)
         closing.push_async_callback(database.close)
+        withdrawals = Withdrawals(database, Listener(config.upkeep))
         routes = every_route(
             config,
             database=database,
             images=TenantImages(session, NoIdentity(), config.glance),
             casts=Casts(cast("RpcClient", sent), call_timeout=1),
             changes=Listener(config.upkeep),
+            withdrawals=withdrawals,
         )
         api = ComputeApi(routes, authenticator=LoopbackAuthenticator(), settings=config.api, metrics=ApiMetrics())
         server = await closing.enter_async_context(TestServer(api.app, host="127.0.0.1"))
-        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud)
+        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud, withdrawals)

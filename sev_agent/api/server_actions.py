@@ -133,7 +133,11 @@ class ServerActions:
             await session.execute(
                 update(ServerRow)
                 .where(*still)
-                .values(task_state=before, terminate_host=None, look_at=None if before is None else ServerRow.look_at)
+                .values(
+                    task_state=before,
+                    terminate_host=None,
+                    look_at=self._listener.next_comparison() if before is None else ServerRow.look_at,
+                )
             )
 
     async def _forget(self, server_id: str) -> None:

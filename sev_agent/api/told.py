@@ -15,6 +15,9 @@ from sev_agent.api.state import Condition, Task, Vm, of_host
 from sev_agent.api.tables import ServerRow
 from sev_agent.config import UpkeepSection
 
+SILENT = "scheduler.silent"
+"""The code of a fault that says that no scheduler ever spoke of the server."""
+
 _MAX_MESSAGE = 4000
 _GONE = frozenset({"deleted", "deleting", "rescheduled"})
 """States in which a host has no need to be told to delete."""
@@ -115,16 +118,17 @@ class Listener:
         row.fault = None if told.fault is None else fault_of(told.fault, now)
         row.updated_at = now
         row.looks = 0
-        row.look_at = self._later() if condition.task else None
+        row.look_at = self._later() if condition.task else self.next_comparison()
         if condition.vm is Vm.ACTIVE and row.launched_at is None:
             row.launched_at = now
         if condition.vm is Vm.DELETED:
-            row.deleted_at = now
+            row.deleted_at, row.look_at = now, None
 
     def fail(self, row: ServerRow, message: str, *, code: str, details: str | None = None) -> None:
         """Put it in ERROR for the reason ``message``."""
         now = datetime.now(UTC)
-        row.vm_state, row.task_state, row.look_at, row.looks = Vm.ERROR.value, None, None, 0
+        row.vm_state, row.task_state, row.looks = Vm.ERROR.value, None, 0
+        row.look_at = None if row.host is None else self.next_comparison()
         row.fault = {"code": code, "message": message[:_MAX_MESSAGE], "details": details, "created": _text(now)}
         row.updated_at = now
 
@@ -134,9 +138,16 @@ class Listener:
         row.vm_state, row.task_state, row.look_at = Vm.DELETED.value, None, None
         row.deleted_at = row.updated_at = now
 
+    def next_comparison(self) -> datetime:
+        """When a server that is on no way is compared with what its host knows."""
+        return datetime.now(UTC) + timedelta(seconds=self._settings.compare_interval)
+
     def _scheduled(self, row: ServerRow, told: Told, host: str) -> Effect:
         if row.deleted_at is not None or row.task_state == Task.DELETING:
             return self._unwanted_on(row, host)
+        if row.vm_state == Vm.ERROR and (row.fault or {}).get("code") == SILENT:
+            # They were only late.
+            row.vm_state, row.fault = Vm.BUILDING.value, None
         if row.vm_state != Vm.BUILDING or len(told.tried) < row.attempt or row.told_by == host:
             return STALE
         row.attempt = len(told.tried)
