@@ -3,8 +3,10 @@
 What it would send over RabbitMQ is kept in ``InProcessApi.sent``, and answered by nobody.
 """
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +14,14 @@ import aiohttp
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
+from sev_agent.api.answers import ANSWERS, statuses_with_body
 from sev_agent.api.app import ComputeApi
 from sev_agent.api.caller import LoopbackAuthenticator
 from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.migrations import upgrade
+from sev_agent.api.routes import Answer, Call, Route
 from sev_agent.api.service import every_route
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
@@ -47,6 +51,22 @@ class SentRequests:
     async def call(self, method: str, arguments: Mapping[str, Any], **_: Any) -> Any:
         await self.cast(method, arguments)
         return ""
+
+
+def held_to_its_word(route: Route) -> Route:
+    """The same, failing with an answer that the document describes otherwise."""
+
+    @functools.wraps(route.handler)
+    async def handler(call: Call) -> Mapping[str, Any] | Answer | None:
+        made = await route.handler(call)
+        answer = made if isinstance(made, Answer) else Answer(body=made)
+        with_body = (answer.status or route.status) in statuses_with_body(route)
+        assert (answer.body is not None) is with_body, route.name
+        if answer.body is not None:
+            ANSWERS[route.name].model_validate(answer.body)
+        return made
+
+    return replace(route, handler=handler)
 
 
 class InProcessApi:
@@ -121,6 +141,11 @@ async def serving(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
             changes=Listener(config.upkeep),
             withdrawals=withdrawals,
         )
-        api = ComputeApi(routes, authenticator=LoopbackAuthenticator(), settings=config.api, metrics=ApiMetrics())
+        api = ComputeApi(
+            map(held_to_its_word, routes),
+            authenticator=LoopbackAuthenticator(),
+            settings=config.api,
+            metrics=ApiMetrics(),
+        )
         server = await closing.enter_async_context(TestServer(api.app, host="127.0.0.1"))
         yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud, withdrawals)

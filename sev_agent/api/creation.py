@@ -23,6 +23,7 @@ from sev_agent.api.tables import KeypairRow, ServerRow
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import ApiConfig, NetworksSection
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.glance import Image
 from sev_agent.schema import Instance, Network, NetworkKind, ScheduleArguments, parse
 from sev_agent.sev.generation import Generation
@@ -83,8 +84,10 @@ class Creation:
         ids = [row.id for row in rows]
         try:
             await self._write(caller, rows, self._config)
+            reached(CrashPoint.CREATE_AFTER_ROW)
             for row in rows:
                 await self._casts.schedule(row)
+                reached(CrashPoint.CREATE_AFTER_CAST)
         except QuotaExceeded:
             raise
         except DatabaseUnavailable:

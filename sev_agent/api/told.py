@@ -3,7 +3,7 @@
 Notifications come twice, late, out of order and from hosts that a server has left: nothing of that may do harm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -124,12 +124,26 @@ class Listener:
         if condition.vm is Vm.DELETED:
             row.deleted_at, row.look_at = now, None
 
-    def fail(self, row: ServerRow, message: str, *, code: str, details: str | None = None) -> None:
-        """Put it in ERROR for the reason ``message``."""
+    def fail(
+        self,
+        row: ServerRow,
+        message: str,
+        *,
+        code: str,
+        details: str | None = None,
+        hosts: Iterable[str | None] = (),
+    ) -> None:
+        """Put it in ERROR for the reason ``message``, which may name ``hosts`` other than its own."""
         now = datetime.now(UTC)
         row.vm_state, row.task_state, row.looks = Vm.ERROR.value, None, 0
         row.look_at = None if row.host is None else self.next_comparison()
-        row.fault = {"code": code, "message": message[:_MAX_MESSAGE], "details": details, "created": _text(now)}
+        row.fault = {
+            "code": code,
+            "message": message[:_MAX_MESSAGE],
+            "details": details,
+            "created": _text(now),
+            "hosts": [host for host in hosts if host],
+        }
         row.updated_at = now
 
     def forget(self, row: ServerRow) -> None:
@@ -169,7 +183,7 @@ class Listener:
         fault = told.fault or Fault(code="scheduler.failed", message="no host was found")
         details = "; ".join(f"{each.host}: {each.code}: {each.message}" for each in told.tried) or None
         row.host = None
-        self.fail(row, _message(fault), code=fault.code, details=details)
+        self.fail(row, _message(fault), code=fault.code, details=details, hosts=(each.host for each in told.tried))
         return APPLIED
 
     def _while_wanted(self, row: ServerRow, told: Told, host: str, state: str) -> Effect:
@@ -210,7 +224,7 @@ class Listener:
         if action == "create" and row.vm_state == Vm.BUILDING:
             fault = told.fault or Fault(message="the host refused the request")
             row.host = None
-            self.fail(row, _message(fault), code=fault.code)
+            self.fail(row, _message(fault), code=fault.code, hosts=[told.host])
             return APPLIED
         if row.task_state is not None:
             row.look_at = datetime.now(UTC)
