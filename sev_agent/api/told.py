@@ -159,14 +159,11 @@ class Listener:
     def _scheduled(self, row: ServerRow, told: Told, host: str) -> Effect:
         if row.deleted_at is not None or row.task_state == Task.DELETING:
             return self._unwanted_on(row, host)
-        if row.vm_state == Vm.ERROR and (row.fault or {}).get("code") == SILENT:
-            # They were only late.
-            row.vm_state, row.fault = Vm.BUILDING.value, None
-        if row.vm_state != Vm.BUILDING or len(told.tried) < row.attempt or row.told_by == host:
+        if not _waits(row) or len(told.tried) < row.attempt or row.told_by == host:
             return STALE
         row.attempt = len(told.tried)
         row.host = host
-        row.task_state = Task.SPAWNING.value
+        row.vm_state, row.task_state, row.fault = Vm.BUILDING.value, Task.SPAWNING.value, None
         row.look_at, row.looks = self._later(), 0
         row.updated_at = datetime.now(UTC)
         return APPLIED
@@ -178,7 +175,7 @@ class Listener:
             if row.terminate_host is None:
                 self.forget(row)
             return APPLIED
-        if row.vm_state != Vm.BUILDING or len(told.tried) < row.attempt:
+        if not _waits(row) or len(told.tried) < row.attempt:
             return STALE
         fault = told.fault or Fault(code="scheduler.failed", message="no host was found")
         details = "; ".join(f"{each.host}: {each.code}: {each.message}" for each in told.tried) or None
@@ -241,6 +238,11 @@ class Listener:
 
     def _later(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self._settings.transition_deadline)
+
+
+def _waits(row: ServerRow) -> bool:
+    """For the word of a scheduler, which may come after it was given up."""
+    return row.vm_state == Vm.BUILDING or (row.vm_state == Vm.ERROR and (row.fault or {}).get("code") == SILENT)
 
 
 def is_stale(row: ServerRow, told: Told, host: str) -> bool:
