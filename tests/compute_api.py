@@ -26,7 +26,15 @@ from sev_agent.api.service import every_route
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
 from sev_agent.api.withdrawals import Withdrawals
-from sev_agent.config import ApiConfig, ApiSection, AuthSection, DatabaseSection, QuotaSection, ServiceSection
+from sev_agent.config import (
+    ApiConfig,
+    ApiSection,
+    AuthSection,
+    DatabaseSection,
+    PolicySection,
+    QuotaSection,
+    ServiceSection,
+)
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.client import RpcClient
 from sev_agent.openstack.identity import NoIdentity
@@ -117,8 +125,8 @@ async def file_database(directory: Path) -> DatabaseSection:
 
 
 @asynccontextmanager
-async def serving(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
-    """An API on the database of ``settings``, which has its tables."""
+async def serving(settings: DatabaseSection, encryption: PolicySection | None = None) -> AsyncIterator[InProcessApi]:
+    """An API on the database of ``settings``, which has its tables; ``encryption`` are its bounds on policies."""
     async with AsyncExitStack() as closing:
         cloud, sent = ScriptedCloud(), SentRequests()
         glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
@@ -129,6 +137,7 @@ async def serving(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
             auth=AuthSection(type="none"),
             glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
             quota=QUOTA,
+            encryption=encryption or PolicySection(),
         )
         database = Database(config.database)
         closing.push_async_callback(database.close)
