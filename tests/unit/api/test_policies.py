@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sev_agent.config import PolicySection
-from tests.compute_api import serving
+from tests.compute_api import file_database, serving
 from tests.unit.api.requests import make_flavor, make_image, message, nothing_is_there, server
 
 BOUNDS = PolicySection(policy_required=("nosend", "single_socket"), policy_forbidden=("sev",))
