@@ -9,7 +9,7 @@ import pytest
 
 from sev_agent.config import NetworksSection
 from sev_agent.schema import derived_mac
-from tests.compute_api import InProcessApi, serving
+from tests.compute_api import InProcessApi, file_database, serving
 from tests.unit.api.requests import make_flavor, make_image, message, server
 
 BRIDGE = "f0e1d2c3-0000-4000-8000-000000000001"
@@ -19,7 +19,7 @@ BRIDGE = "f0e1d2c3-0000-4000-8000-000000000001"
 async def api(tmp_path: Path) -> AsyncIterator[InProcessApi]:
     """One whose servers are on QEMU's own network unless they ask for another."""
     networks = NetworksSection(auto="user", offered=(f"{BRIDGE}=bridge:br-x",))
-    async with serving(tmp_path, networks) as api:
+    async with serving(await file_database(tmp_path), networks=networks) as api:
         yield api
 
 
