@@ -86,6 +86,7 @@ class Daemon:
             settings=settings,
             in_flight=lambda uuid: self.instances.in_flight(uuid) or self.events.holds(uuid),
             on_seen=lambda uuid, runs: self.instances.observe(uuid, runs=runs),
+            may_write=_at_once,
         )
         builder = Builder(
             store=self.store,
@@ -169,3 +170,7 @@ class Daemon:
         known = self.store.get(uuid)
         assert known is not None
         return known
+
+
+async def _at_once() -> None:
+    """The right to count of a host whose name nobody else has."""
