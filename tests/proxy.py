@@ -23,6 +23,8 @@ class Proxy:
         self._ending.set()
         self._refusing = False
         self._nonsense: bytes | None = None
+        self._trigger: bytes | None = None
+        self.sprung = asyncio.Event()
         self.port = 0
         self.accepted = 0
 
@@ -73,7 +75,13 @@ class Proxy:
         """Pass no byte on, and close nothing: a peer that hangs."""
         self._flowing.clear()
 
+    def freeze_at(self, text: bytes) -> None:
+        """Freeze as soon as a client sends ``text``, before it is passed on; ``sprung`` is set then."""
+        self._trigger = text
+        self.sprung.clear()
+
     def thaw(self) -> None:
+        self._trigger = None
         self._flowing.set()
 
     def strand(self) -> None:
@@ -102,7 +110,8 @@ class Proxy:
         self._writers |= {writer, upstream_writer}
         self._clients.add(writer)
         for source, sink in ((reader, upstream_writer), (upstream_reader, writer)):
-            pump = asyncio.create_task(self._pump(source, sink), name=f"proxy:{self.port}")
+            is_client = source is reader
+            pump = asyncio.create_task(self._pump(source, sink, is_client=is_client), name=f"proxy:{self.port}")
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
@@ -116,9 +125,13 @@ class Proxy:
             await writer.wait_closed()
         self._writers.discard(writer)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_client: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := await source.read(_CHUNK):
+                if is_client and self._trigger is not None and self._trigger in chunk:
+                    self._trigger = None
+                    self.freeze()
+                    self.sprung.set()
                 await self._flowing.wait()
                 sink.write(chunk)
                 await sink.drain()
