@@ -149,14 +149,14 @@ def _url(settings: DatabaseSection) -> URL:
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
-    """A write-ahead log, so that readers never wait; transactions that begin when we say, for writing at once."""
+    """Transactions that begin when we say, for writing at once; the write-ahead log is set by the upgrade."""
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _: Any) -> None:
         # Python's driver begins transactions by itself, and too late for two writers.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

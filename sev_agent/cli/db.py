@@ -2,7 +2,9 @@
 
 import typer
 
-from sev_agent.cli.api import DEFAULT_CONFIG, ConfigFile, read
+from sev_agent.cli import daemon
+from sev_agent.cli.api import DEFAULT_CONFIG, ConfigFile
+from sev_agent.config import ApiConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -15,7 +17,7 @@ def _db() -> None:
 @app.command()
 def upgrade(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Make the tables, or bring them up to date. It may run while nothing else uses the database, and again."""
-    settings = read(config)
+    settings = daemon.read(ApiConfig, config)
     # Imported here: Alembic is for this command alone.
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 

@@ -21,16 +21,26 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class HostWatch:
-    """Looks at the kernel's files every ``interval`` seconds; ``on_change`` is called when they say something else.
+    """Looks at the kernel's files every ``interval`` seconds; ``on_change`` is called while they are not as ``known``.
 
     The kernel tells nobody when a parameter of a module changes or is loaded anew: there is no event to wait for.
+    ``known`` is the reading that the last comparison acted on, ``None`` before the first. Not the last that was seen
+    here: a comparison may see a change before the watch does, and what is then taken back is a change as well.
     """
 
-    def __init__(self, platform_root: Path, *, interval: float, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        platform_root: Path,
+        *,
+        known: Callable[[], Platform | None],
+        interval: float,
+        on_change: Callable[[], None],
+    ) -> None:
         self._root = platform_root
+        self._known = known
         self._interval = interval
         self._on_change = on_change
-        self._seen: Platform | None = None
+        self._told: Platform | None = None
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -40,12 +50,16 @@ class HostWatch:
             await asyncio.sleep(self._interval)
 
     async def look(self) -> None:
-        """Read the files, and compare them with the last time; the first time there is nothing to compare with."""
+        """Read the files, and compare them with what is known; before anything is known there is nothing to compare."""
         now = await asyncio.to_thread(read_platform, self._root)
-        seen, self._seen = self._seen, now
-        if seen is not None and now != seen:
-            log.warning("host.platform.changed", was=_words(seen), now=_words(now))
-            self._on_change()
+        known = self._known()
+        if known is None or now == known:
+            self._told = None
+            return
+        if now != self._told:  # said once, however often it is asked for
+            log.warning("host.platform.changed", was=_words(known), now=_words(now))
+        self._told = now
+        self._on_change()
 
 
 def _words(platform: Platform) -> dict[str, Any]:

@@ -40,9 +40,15 @@ class HostStatus:
         self._health = health
         self._capabilities: HostCapabilities | None = None
         self._platform: Platform | None = None
+        self._acted_on: Platform | None = None
         self._admission = admission
         self._readiness = readiness
         self._found = Generations({}, {})
+
+    @property
+    def acted_on(self) -> Platform | None:
+        """What the kernel said to the last comparison that was carried out; ``None`` before the first."""
+        return self._acted_on
 
     async def resources(self) -> HostResources:
         """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say."""
@@ -95,7 +101,8 @@ class HostStatus:
         }
 
     def look(self) -> None:
-        """Tell what the host can run and what it cannot any more, by what was read and seen last."""
+        """Tell what the host can run and what it cannot any more, once a comparison has acted on what was read last."""
+        self._acted_on = self._platform
         self._readiness.look(self._found)
 
     def slots_total(self) -> Labelled:

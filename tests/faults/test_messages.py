@@ -181,7 +181,7 @@ async def test_reordered(world: World, fault_seed: int, turn: int) -> None:
             world.proxies.broker.cut()
             world.note()
     await world.works()
-    # A request whose connection was cut comes again when the broker has noticed it.
+    # A build that a cut has put back into the queue would otherwise come when all is over.
     await world.recorded()
     await world.hold()
 

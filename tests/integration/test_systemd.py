@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sev_agent.cli.run import CONFIG_FAULT
+from sev_agent.cli.daemon import CONFIG_FAULT
 from sev_agent.config import AgentConfig, ApiSection, BuildsSection, HostSection, SchedulerSection, variables
 from sev_agent.hypervisor.event_loop import _STUCK_AFTER
 from sev_agent.service import WATCHDOG_FRACTION

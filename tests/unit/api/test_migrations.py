@@ -1,11 +1,13 @@
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.engine import Connection
 
 from sev_agent.api.database import Database, WrongRevision
@@ -37,6 +39,23 @@ async def test_an_upgrade_makes_what_the_program_maps(settings: DatabaseSection)
 async def test_upgrades_at_once(settings: DatabaseSection) -> None:
     """Services that start together may all upgrade."""
     await asyncio.gather(*(upgrade(settings) for _ in range(4)))
+
+
+async def test_the_upgrade_of_a_database_that_is_read(settings: DatabaseSection) -> None:
+    """Readers never wait for a writer afterwards; the upgrade waits for the reader that was there before."""
+    path = make_url(settings.url.get_secret_value()).database
+    assert path is not None
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("CREATE TABLE other (id INTEGER)")
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT * FROM other").fetchall() == []
+        upgrading = asyncio.create_task(upgrade(settings))
+        done, _ = await asyncio.wait({upgrading}, timeout=0.2)
+        assert not done
+        reader.execute("COMMIT")
+        await upgrading
+    with closing(sqlite3.connect(path)) as later:
+        assert later.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def _differences(connection: Connection) -> list[object]:

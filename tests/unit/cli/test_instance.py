@@ -240,10 +240,11 @@ def test_build_in_json(host: ScriptedHost) -> None:
     assert result.stderr == ""
 
 
-def test_build_that_fails(host: ScriptedHost) -> None:
-    """A build that fails is exit status 1, with the step, the code and the remedy."""
-    host.notifications = [("sev.instance.create.error", {"instance_uuid": UUID, "state": "error"})]
-    host.answers["get_instance"] = view("error", fault=FAULT)
+@pytest.mark.parametrize("state", ["error", "failing"])
+def test_build_that_fails(host: ScriptedHost, state: str) -> None:
+    """A build that fails is exit status 1, with the step, the code and the remedy, be it undone or not."""
+    host.notifications = [("sev.instance.create.error", {"instance_uuid": UUID, "state": state})]
+    host.answers["get_instance"] = view(state, fault=FAULT)
 
     result = run("build", "--image", IMAGE, "--uuid", UUID)
 

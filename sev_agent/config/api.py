@@ -1,0 +1,121 @@
+"""What the compute API is told."""
+
+import ipaddress
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, SecretStr
+
+from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
+from sev_agent.config.section import Seconds, Section, Url
+
+_DATABASE_SCHEMES = ("sqlite:///", "postgresql://")
+_OFFERED_NETWORK = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class ApiSection(Section):
+    """Where the compute API listens, and what one request may be. Times are seconds.
+
+    ``public_url`` begins the links in answers; without one it is as the request came. ``max_limit`` is how many servers
+    or flavors one page has at most. A deleted server is remembered for ``deleted_retention``, as long as hosts remember
+    deletions at least: what they tell of one late must not meet an API that knows nothing of it.
+    """
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8774, ge=0, le=65535)
+    public_url: Url | None = None
+    availability_zone: str = Field(default="nova", min_length=1, max_length=255, pattern=r"^[A-Za-z0-9._-]+$")
+    max_body_kb: int = Field(default=256, ge=96, le=16 * 1024)
+    max_limit: int = Field(default=1000, ge=1, le=10_000)
+    max_servers_per_request: int = Field(default=100, ge=1, le=1000)
+    stop_timeout: Seconds = 10
+    deleted_retention: Annotated[float, Field(ge=86_400, le=366 * 86_400)] = 86_400
+
+
+class DatabaseSection(Section):
+    """The SQL database: ``sqlite:///PATH`` (an absolute path, so four slashes) or ``postgresql://...``. Seconds."""
+
+    url: SecretStr = Field(
+        default=SecretStr("sqlite:////var/lib/sev-agent-api/api.sqlite"),
+    )
+    pool_size: int = Field(default=10, ge=1, le=200)
+    timeout: Seconds = 30
+
+
+class TokensSection(Section):
+    """How long Keystone's word on a token is believed without asking again (seconds), and for how many tokens."""
+
+    cache_seconds: Seconds = 60
+    cache_size: int = Field(default=10_000, ge=1, le=1_000_000)
+
+
+class QuotaSection(Section):
+    """What each project may have at a time; -1 is without a limit. ``ram_mb`` is MiB."""
+
+    servers: int = Field(default=10, ge=-1)
+    vcpus: int = Field(default=20, ge=-1)
+    ram_mb: int = Field(default=51_200, ge=-1)
+
+
+class NetworksSection(Section):
+    """What a server's networks stand for on the hosts.
+
+    ``auto`` is the kind of NIC that a request for any network gets; with "user" guests reach their host's loopback.
+    ``offered`` are networks that can be asked for by UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
+    """
+
+    auto: Literal["user", "none"] = "none"
+    offered: tuple[Annotated[str, Field(pattern=_OFFERED_NETWORK)], ...] = ()
+
+
+class UpkeepSection(Section):
+    """The look after servers that are on their way for too long. Times are seconds.
+
+    A server that waits for a host is scheduled again after ``schedule_deadline``, ``schedule_attempts`` times in all;
+    one that a host works on is asked for after ``transition_deadline``, and given up after ``looks`` without an answer.
+    """
+
+    interval: Seconds = 10
+    schedule_deadline: Seconds = 120
+    schedule_attempts: int = Field(default=3, ge=1, le=100)
+    transition_deadline: Seconds = 60
+    looks: int = Field(default=5, ge=1, le=1000)
+    call_timeout: Seconds = 10
+
+
+class ApiHttpSection(HttpSection):
+    """As the host daemon's, on a port of its own."""
+
+    port: int = Field(default=9198, ge=0, le=65535)
+
+
+class ApiConfig(DaemonConfig):
+    """Everything that ``sev-agent api`` is told. Read with ``load_as``."""
+
+    reference: ClassVar[str] = "conf/sev-agent-api.toml"
+
+    api: ApiSection = Field(default_factory=ApiSection)
+    database: DatabaseSection = Field(default_factory=DatabaseSection)
+    tokens: TokensSection = Field(default_factory=TokensSection)
+    glance: ServiceSection = Field(default_factory=ServiceSection)
+    quota: QuotaSection = Field(default_factory=QuotaSection)
+    networks: NetworksSection = Field(default_factory=NetworksSection)
+    upkeep: UpkeepSection = Field(default_factory=UpkeepSection)
+    http: ApiHttpSection = Field(default_factory=ApiHttpSection)
+
+    def missing(self) -> list[str]:
+        faults = super().missing()
+        if self.auth.type == "none" and not _is_loopback(self.api.host):
+            faults.append(
+                "api.host: without Keystone (auth.type 'none') everyone is an administrator, so it must be a loopback"
+                " address such as 127.0.0.1"
+            )
+        if not self.database.url.get_secret_value().startswith(_DATABASE_SCHEMES):
+            faults.append(f"database.url: must begin with one of {', '.join(_DATABASE_SCHEMES)}")
+        return faults
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
