@@ -76,7 +76,7 @@ class Proxy:
         self._flowing.clear()
 
     def freeze_at(self, text: bytes) -> None:
-        """Freeze as soon as a client sends ``text``, before it is passed on; ``sprung`` is set then."""
+        """Freeze as soon as ``text`` comes from either side, before it is passed on; ``sprung`` is set then."""
         self._trigger = text
         self.sprung.clear()
 
@@ -110,8 +110,7 @@ class Proxy:
         self._writers |= {writer, upstream_writer}
         self._clients.add(writer)
         for source, sink in ((reader, upstream_writer), (upstream_reader, writer)):
-            is_client = source is reader
-            pump = asyncio.create_task(self._pump(source, sink, is_client=is_client), name=f"proxy:{self.port}")
+            pump = asyncio.create_task(self._pump(source, sink), name=f"proxy:{self.port}")
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
@@ -125,10 +124,10 @@ class Proxy:
             await writer.wait_closed()
         self._writers.discard(writer)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_client: bool) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while chunk := await source.read(_CHUNK):
-                if is_client and self._trigger is not None and self._trigger in chunk:
+                if self._trigger is not None and self._trigger in chunk:
                     self._trigger = None
                     self.freeze()
                     self.sprung.set()
