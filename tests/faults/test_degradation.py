@@ -290,7 +290,7 @@ def _stir(world: World) -> None:
     """Change something of the host that counts for nothing: the daemon compares, as after every change of it."""
     path = world.cloud.host.platform_root / "sys/devices/system/cpu/smt/active"
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text() if path.exists() else "0"
+    before = path.read_text().strip() if path.exists() else "0"
     path.write_text("1" if before == "0" else "0")
 
 
