@@ -21,7 +21,15 @@ from sev_agent.api.migrations import upgrade
 from sev_agent.api.service import every_route
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
-from sev_agent.config import ApiConfig, ApiSection, AuthSection, DatabaseSection, QuotaSection, ServiceSection
+from sev_agent.config import (
+    ApiConfig,
+    ApiSection,
+    AuthSection,
+    DatabaseSection,
+    PolicySection,
+    QuotaSection,
+    ServiceSection,
+)
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.client import RpcClient
 from sev_agent.openstack.identity import NoIdentity
@@ -82,8 +90,8 @@ class InProcessApi:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[InProcessApi]:
-    """An API whose database is a file in ``directory``."""
+async def serving(directory: Path, encryption: PolicySection | None = None) -> AsyncIterator[InProcessApi]:
+    """An API whose database is a file in ``directory``; ``encryption`` are its bounds on policies."""
     async with AsyncExitStack() as closing:
         cloud, sent = ScriptedCloud(), SentRequests()
         glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
@@ -94,6 +102,7 @@ async def serving(directory: Path) -> AsyncIterator[InProcessApi]:
             auth=AuthSection(type="none"),
             glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
             quota=QUOTA,
+            encryption=encryption or PolicySection(),
         )
         await upgrade(config.database)
         database = Database(config.database)

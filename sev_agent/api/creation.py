@@ -92,7 +92,8 @@ class Creation:
         except ItemNotFound as error:
             raise BadRequest(error.message, field="server.flavorRef") from None
         image = await self._images.get(caller, asked.image_id)
-        encryption = encryption_request(flavor.extra_specs, image.properties)
+        bounds = self._config.encryption.policy_bounds
+        encryption = encryption_request(flavor.extra_specs, image.properties, bounds=bounds)
         check_sizes(
             Sizes(
                 ram=flavor.memory_mb,

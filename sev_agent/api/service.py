@@ -129,14 +129,14 @@ class ApiService:
             broker_is_up=lambda: self._broker.is_up,
         )
         self._identity, authenticator = self._authentication(session)
-        self._images = TenantImages(session, self._identity, config.glance, on_request=self._count_request)
+        self._images = TenantImages(session, self._identity, config.glance, on_request=self._metrics.count_request)
         routes = every_route(
             config, database=self._database, images=self._images, casts=self._casts, changes=self._changes
         )
         api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
         self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
-        self._observe()
+        self._metrics.observe_health(self._health)
 
     async def prepare(self) -> None:
         """Raises ``WrongRevision``. A database that is away is waited for later."""
@@ -171,20 +171,17 @@ class ApiService:
         if auth.type == "none":
             log.warning("api.without_keystone", listens_on=self._config.api.host, everyone_is="admin")
             return NoIdentity(), LoopbackAuthenticator()
-        identity = KeystoneIdentity(session, auth, on_request=self._count_request)
+        identity = KeystoneIdentity(session, auth, on_request=self._metrics.count_request)
         tokens = KeystoneTokens(
             session,
             identity,
             auth,
             self._config.tokens,
-            on_request=self._count_request,
+            on_request=self._metrics.count_request,
             on_reached=self._on_keystone,
         )
         self._tokens = tokens
         return identity, KeystoneAuthenticator(tokens)
-
-    def _count_request(self, service: str, method: str, status: int, seconds: float) -> None:
-        self._metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         self._note(Dependency.BROKER, None if is_up else str(self._broker.fault or "connection lost"))
@@ -210,12 +207,3 @@ class ApiService:
 
     def _is_alive(self) -> bool:
         return self._supervisor.is_running(_BROKER_TASK) and self._supervisor.is_running("api")
-
-    def _observe(self) -> None:
-        health = self._health
-        self._metrics.observe(
-            "sev_api_dependency_up",
-            "Whether the database, the broker and Keystone can be used.",
-            ("dependency",),
-            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
-        )

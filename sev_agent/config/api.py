@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
+from sev_agent.config.policy import PolicySection
 from sev_agent.config.section import Seconds, Section, Url
 
 _DATABASE_SCHEMES = ("sqlite:///", "postgresql://")
@@ -99,6 +100,7 @@ class ApiConfig(DaemonConfig):
     glance: ServiceSection = Field(default_factory=ServiceSection)
     quota: QuotaSection = Field(default_factory=QuotaSection)
     networks: NetworksSection = Field(default_factory=NetworksSection)
+    encryption: PolicySection = Field(default_factory=PolicySection)
     upkeep: UpkeepSection = Field(default_factory=UpkeepSection)
     http: ApiHttpSection = Field(default_factory=ApiHttpSection)
 

@@ -142,6 +142,15 @@ def test_bad_uuid(host: ScriptedHost, command: str) -> None:
     assert not host.asked
 
 
+def test_bad_broker() -> None:
+    """An address that RabbitMQ cannot have is refused at once, with what one looks like, and no password is shown."""
+    arguments = ["instance", "list", "--host", "node1", "--broker", "rabbit://a:s3cret@broker/"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("sev-agent: --broker: must be amqp://")
+    assert "s3cret" not in result.stderr
+
+
 def test_unknown_instance(host: ScriptedHost) -> None:
     """An instance that the host does not have is exit status 4."""
     host.answers["get_instance"] = missing()

@@ -102,6 +102,7 @@ class Watched:
     """A kernel's files, what the last comparison read of them, and how often a new comparison was asked for."""
 
     root: Path
+    interval: float = 0.02
     known: Platform | None = None
     changes: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
 
@@ -109,7 +110,10 @@ class Watched:
         self.parameters.mkdir(parents=True)
         self.cgroup.mkdir(parents=True)
         self.watch = HostWatch(
-            self.root, known=lambda: self.known, interval=0.02, on_change=lambda: self.changes.put_nowait(None)
+            self.root,
+            known=lambda: self.known,
+            interval=self.interval,
+            on_change=lambda: self.changes.put_nowait(None),
         )
 
     @property
@@ -174,3 +178,23 @@ async def test_a_change_that_no_comparison_took_up(watched: Watched) -> None:
     watched.compare()
     await watched.watch.look()
     assert watched.changes.qsize() == 2
+
+
+async def test_a_device_that_goes(tmp_path: Path) -> None:
+    """A device node that vanishes or appears is noticed by the kernel's own word, however rarely the watch looks."""
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    for name in ("kvm", "sev"):
+        (devices / name).touch()
+    watched = Watched(tmp_path, interval=3600)
+    watched.compare()
+    task = asyncio.create_task(watched.watch.run())
+    for change in ((devices / "sev").unlink, (devices / "sev").touch):
+        change()
+        async with asyncio.timeout(60):
+            await watched.changes.get()
+        watched.compare()
+        while not watched.changes.empty():
+            watched.changes.get_nowait()
+    task.cancel()
+    await asyncio.wait({task})
