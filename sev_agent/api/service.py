@@ -31,6 +31,7 @@ from sev_agent.api.tag_routes import TagRoutes
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
 from sev_agent.api.upkeep import Upkeep
+from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import ApiConfig
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
@@ -70,12 +71,20 @@ async def run_api(config: ApiConfig) -> None:
 
 
 def every_route(
-    config: ApiConfig, *, database: Database, images: TenantImages, casts: Casts, changes: Listener
+    config: ApiConfig,
+    *,
+    database: Database,
+    images: TenantImages,
+    casts: Casts,
+    changes: Listener,
+    withdrawals: Withdrawals,
 ) -> Iterable[Route]:
     """Every group of routes; a new group is a line here."""
     zone, most = config.api.availability_zone, config.api.max_limit
     flavors, servers = Flavors(database), Servers(database)
-    creation = Creation(database=database, flavors=flavors, images=images, casts=casts, config=config)
+    creation = Creation(
+        database=database, flavors=flavors, images=images, casts=casts, withdrawals=withdrawals, config=config
+    )
     actions = ServerActions(database, casts, changes, config.upkeep)
     return (
         *FlavorRoutes(flavors, max_limit=most).routes(),
@@ -113,6 +122,7 @@ class ApiService:
         self._rpc = RpcClient(self._broker, max_message_bytes=config.messaging.max_message_bytes)
         self._casts = Casts(self._rpc, call_timeout=config.upkeep.call_timeout)
         self._changes = Listener(config.upkeep)
+        withdrawals = Withdrawals(self._database, self._changes)
         events = Events(self._database, self._casts, self._changes, self._metrics)
         self._ear = NotificationConsumer(
             self._broker,
@@ -121,17 +131,23 @@ class ApiService:
             max_message_bytes=config.messaging.max_message_bytes,
         )
         self._upkeep = Upkeep(
-            self._database,
-            self._casts,
-            self._changes,
-            self._metrics,
             config,
+            database=self._database,
+            casts=self._casts,
+            listener=self._changes,
+            withdrawals=withdrawals,
+            metrics=self._metrics,
             broker_is_up=lambda: self._broker.is_up,
         )
         self._identity, authenticator = self._authentication(session)
         self._images = TenantImages(session, self._identity, config.glance, on_request=self._metrics.count_request)
         routes = every_route(
-            config, database=self._database, images=self._images, casts=self._casts, changes=self._changes
+            config,
+            database=self._database,
+            images=self._images,
+            casts=self._casts,
+            changes=self._changes,
+            withdrawals=withdrawals,
         )
         api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)

@@ -73,6 +73,7 @@ class UpkeepSection(Section):
 
     A server that waits for a host is scheduled again after ``schedule_deadline``, ``schedule_attempts`` times in all;
     one that a host works on is asked for after ``transition_deadline``, and given up after ``looks`` without an answer.
+    One that is on no way is compared with its host's word each ``compare_interval``.
     """
 
     interval: Seconds = 10
@@ -81,6 +82,7 @@ class UpkeepSection(Section):
     transition_deadline: Seconds = 60
     looks: int = Field(default=5, ge=1, le=1000)
     call_timeout: Seconds = 10
+    compare_interval: Seconds = 3600
 
 
 class ApiHttpSection(HttpSection):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sev_agent.config import PolicySection
-from tests.compute_api import serving
+from tests.compute_api import file_database, serving
 from tests.unit.api.requests import make_flavor, make_image, message, nothing_is_there, server
 
 BOUNDS = PolicySection(policy_required=("nosend", "single_socket"), policy_forbidden=("sev",))
@@ -30,7 +30,7 @@ BOUNDS = PolicySection(policy_required=("nosend", "single_socket"), policy_forbi
 )
 async def test_refused(bounds: PolicySection | None, model: str, policy: str, said: str, tmp_path: Path) -> None:
     """400, which names the property, its value and what to change; debugging is refused whatever the bounds are."""
-    async with serving(tmp_path, bounds) as api:
+    async with serving(await file_database(tmp_path), bounds) as api:
         specs = {"hw:mem_encryption": "true", "hw:mem_encryption_model": model, "hw:mem_encryption_policy": policy}
         await make_flavor(api, **specs)
         image = make_image(api, hw_firmware_stateless="true")
@@ -46,7 +46,7 @@ async def test_refused(bounds: PolicySection | None, model: str, policy: str, sa
 
 async def test_within_the_bounds(tmp_path: Path) -> None:
     """A policy within the bounds is taken; where a flavor names none, the default policy must be within them too."""
-    async with serving(tmp_path, BOUNDS) as api:
+    async with serving(await file_database(tmp_path), BOUNDS) as api:
         await make_flavor(api, hw__mem_encryption="true", hw__mem_encryption_policy="nosend,domain")
         await make_flavor(api, "default", hw__mem_encryption="true")
         image = make_image(api)

@@ -8,13 +8,14 @@ from tests.unit.api.requests import make_flavor, make_image, server
 
 
 async def test_every_server_is_in_the_default_group(api: InProcessApi) -> None:
-    """A server shows its name, and its list of groups the whole of it: the same for all servers of a project."""
+    """Creation and server tell its name, and the list of groups the whole of it: the same for all of a project."""
     await make_flavor(api)
     image = make_image(api)
     groups = []
     bodies: list[dict[str, Any]] = [{}, {"security_groups": [{"name": DEFAULT_GROUP}]}]
     for fields in bodies:
         _, made = await api.ask("POST", "/servers", json=server(image, **fields))
+        assert made["server"]["security_groups"] == [{"name": DEFAULT_GROUP}]
         path = f"/servers/{made['server']['id']}"
         _, shown = await api.ask("GET", path)
         assert shown["server"]["security_groups"] == [{"name": DEFAULT_GROUP}]
