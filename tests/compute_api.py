@@ -31,6 +31,7 @@ from sev_agent.config import (
     ApiSection,
     AuthSection,
     DatabaseSection,
+    NetworksSection,
     PolicySection,
     QuotaSection,
     ServiceSection,
@@ -125,8 +126,13 @@ async def file_database(directory: Path) -> DatabaseSection:
 
 
 @asynccontextmanager
-async def serving(settings: DatabaseSection, encryption: PolicySection | None = None) -> AsyncIterator[InProcessApi]:
-    """An API on the database of ``settings``, which has its tables; ``encryption`` are its bounds on policies."""
+async def serving(
+    settings: DatabaseSection, encryption: PolicySection | None = None, networks: NetworksSection | None = None
+) -> AsyncIterator[InProcessApi]:
+    """An API on the database of ``settings``, which has its tables.
+
+    ``encryption`` are its bounds on policies, ``networks`` those that it offers.
+    """
     async with AsyncExitStack() as closing:
         cloud, sent = ScriptedCloud(), SentRequests()
         glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
@@ -137,6 +143,7 @@ async def serving(settings: DatabaseSection, encryption: PolicySection | None = 
             auth=AuthSection(type="none"),
             glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
             quota=QUOTA,
+            networks=networks or NetworksSection(),
             encryption=encryption or PolicySection(),
         )
         database = Database(config.database)

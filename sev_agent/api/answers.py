@@ -23,6 +23,16 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+class Address(Part):
+    addr: str
+    version: Literal[4, 6]
+
+
+class ExtendedAddress(Address):
+    type: Literal["fixed"] = Field(alias="OS-EXT-IPS:type")
+    mac_addr: str = Field(alias="OS-EXT-IPS-MAC:mac_addr")
+
+
 class Link(Part):
     rel: Literal["self", "bookmark", "next"]
     href: str
@@ -141,7 +151,7 @@ class DetailedServer(BriefServer):
     flavor: Referred | EmbeddedFlavor
     created: str
     updated: str
-    addresses: dict[str, list[dict[str, Any]]]
+    addresses: dict[str, list[ExtendedAddress]]
     access_ipv4: str = Field(alias="accessIPv4")
     access_ipv6: str = Field(alias="accessIPv6")
     disk_config: str = Field(alias="OS-DCF:diskConfig")
@@ -306,6 +316,26 @@ class OneOfferedNetwork(Part):
     network: OfferedNetwork
 
 
+class TenantNetwork(OfferedNetwork):
+    cidr: str
+
+
+class TenantNetworks(Part):
+    networks: list[TenantNetwork]
+
+
+class OneTenantNetwork(Part):
+    network: TenantNetwork
+
+
+class ServerAddresses(Part):
+    addresses: dict[str, list[Address]]
+
+
+class AddressesOfNetwork(RootModel[dict[str, list[Address]]]):
+    """By the network's label, of which there is one."""
+
+
 class SecurityGroup(Part):
     id: _Uuid
     name: str
@@ -366,6 +396,10 @@ ANSWERS: Final[Mapping[str, type[BaseModel]]] = {
     "listZonesDetail": Zones,
     "listNetworks": OfferedNetworks,
     "showNetwork": OneOfferedNetwork,
+    "listTenantNetworks": TenantNetworks,
+    "showTenantNetwork": OneTenantNetwork,
+    "listAddresses": ServerAddresses,
+    "listAddressesOfNetwork": AddressesOfNetwork,
     "listExtensions": Extensions,
     "listInterfaces": Interfaces,
     "listVolumes": Volumes,

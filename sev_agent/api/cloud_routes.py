@@ -5,15 +5,14 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from sev_agent.api.database import Database
-from sev_agent.api.faults import Forbidden, ItemNotFound
+from sev_agent.api.faults import Forbidden
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.quota import Usage, usage
 from sev_agent.api.routes import Call, Route
 from sev_agent.api.server_bodies import DEFAULT_GROUP, MAX_METADATA
 from sev_agent.api.servers import Servers
-from sev_agent.config import NetworksSection, QuotaSection
+from sev_agent.config import QuotaSection
 
-_LAST_WITH_NETWORKS = Microversion(2, 35)
 _NO_NETWORK_LIMITS = Microversion(2, 36)
 _NO_IMAGE_METADATA = Microversion(2, 39)
 _NO_PERSONALITY = Microversion(2, 57)
@@ -25,13 +24,8 @@ _SECURITY_GROUPS = UUID("6f5c0e0a-3c0b-4d53-9a5e-0f3b6a1c7d42")
 class CloudRoutes:
     """``zone`` is the availability zone's name."""
 
-    def __init__(
-        self, database: Database, servers: Servers, quota: QuotaSection, networks: NetworksSection, *, zone: str
-    ) -> None:
+    def __init__(self, database: Database, servers: Servers, quota: QuotaSection, *, zone: str) -> None:
         self._database = database
-        self._offered = {
-            uuid: what.partition(":")[2] for uuid, what in (entry.split("=", 1) for entry in networks.offered)
-        }
         self._servers = servers
         self._quota = quota
         self._zone = zone
@@ -45,10 +39,7 @@ class CloudRoutes:
             Route("GET", f"{quota}/detail", "showQuotaDetail", self._quota_detail),
             Route("GET", "/os-availability-zone", "listZones", self._zones),
             Route("GET", "/os-availability-zone/detail", "listZonesDetail", self._zones),
-            Route("GET", "/os-networks", "listNetworks", self._networks, until=_LAST_WITH_NETWORKS),
-            Route("GET", "/os-networks/{network_id}", "showNetwork", self._network, until=_LAST_WITH_NETWORKS),
             Route("GET", "/extensions", "listExtensions", self._extensions),
-            Route("GET", f"{server}/os-interface", "listInterfaces", self._interfaces),
             Route("GET", f"{server}/os-volume_attachments", "listVolumes", self._volumes),
             Route("GET", f"{server}/os-security-groups", "listSecurityGroups", self._security_groups),
         )
@@ -101,27 +92,10 @@ class CloudRoutes:
         zone = {"zoneName": self._zone, "zoneState": {"available": True}, "hosts": None}
         return {"availabilityZoneInfo": [zone]}
 
-    async def _networks(self, call: Call) -> dict[str, Any]:
-        """List the networks that a server can be connected to; clients ask here where there is no Neutron."""
-        del call
-        return {"networks": [{"id": uuid, "label": source} for uuid, source in self._offered.items()]}
-
-    async def _network(self, call: Call) -> dict[str, Any]:
-        """Show a network that a server can be connected to."""
-        uuid = call.parameters["network_id"]
-        if uuid not in self._offered:
-            raise ItemNotFound("Network not found")
-        return {"network": {"id": uuid, "label": self._offered[uuid]}}
-
     async def _extensions(self, call: Call) -> dict[str, Any]:
         """List extensions: there are none."""
         del call
         return {"extensions": []}
-
-    async def _interfaces(self, call: Call) -> dict[str, Any]:
-        """List a server's ports in Neutron: there are none."""
-        await self._servers.get(call.caller, call.parameters["server_id"])
-        return {"interfaceAttachments": []}
 
     async def _volumes(self, call: Call) -> dict[str, Any]:
         """List a server's volumes: there are none."""

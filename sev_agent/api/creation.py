@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from sev_agent.api import quota
+from sev_agent.api.addresses import known_nics
 from sev_agent.api.caller import Caller
 from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database, DatabaseUnavailable
@@ -196,6 +197,7 @@ class Creation:
             properties=dict(asked.metadata),
             tags=sorted(set(asked.tags)),
             request={"instance": instance.model_dump(mode="json"), "generation": checked.generation.value},
+            nics=known_nics(instance),
             attempt=0,
             casts=1,
             looks=0,

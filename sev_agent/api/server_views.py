@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from sev_agent.api.addresses import access_address, by_label
 from sev_agent.api.host_names import without_names
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.routes import Call
@@ -41,9 +42,9 @@ def detail(row: ServerRow, call: Call, *, zone: str) -> dict[str, Any]:
         "flavor": _flavor(row, call),
         "created": _time(row.created_at),
         "updated": _time(row.updated_at),
-        "addresses": {},
-        "accessIPv4": "",
-        "accessIPv6": "",
+        "addresses": by_label(row.nics),
+        "accessIPv4": access_address(row.nics, 4),
+        "accessIPv6": access_address(row.nics, 6),
         "links": links(row.id, call),
         "OS-DCF:diskConfig": "MANUAL",
         "OS-EXT-AZ:availability_zone": zone if row.host else "",

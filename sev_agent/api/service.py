@@ -23,6 +23,7 @@ from sev_agent.api.keypair_routes import KeypairRoutes
 from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.listening_socket import ListeningSocket
 from sev_agent.api.metrics import ApiMetrics
+from sev_agent.api.network_routes import NetworkRoutes
 from sev_agent.api.routes import Route
 from sev_agent.api.server_actions import ServerActions
 from sev_agent.api.server_routes import ServerRoutes
@@ -91,7 +92,8 @@ def every_route(
         *ServerRoutes(servers, creation, actions, zone=zone, max_limit=most).routes(),
         *TagRoutes(servers).routes(),
         *KeypairRoutes(Keypairs(database), max_limit=most).routes(),
-        *CloudRoutes(database, servers, config.quota, config.networks, zone=zone).routes(),
+        *CloudRoutes(database, servers, config.quota, zone=zone).routes(),
+        *NetworkRoutes(servers, config.networks).routes(),
     )
 
 

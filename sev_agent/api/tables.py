@@ -7,7 +7,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, DateTime, ForeignKey, Index, I
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest migration, which a database must be at."""
 
 
@@ -92,7 +92,8 @@ class ProjectRow(Table):
 class ServerRow(Table):
     """A server: what was asked for, and what is known of it. ``state.py`` says what the states mean.
 
-    ``flavor`` is the flavor as it was at the creation, ``request`` the RPC's ``Instance``. ``told_by`` and ``told_at``
+    ``flavor`` is the flavor as it was at the creation, ``request`` the RPC's ``Instance``, ``nics`` what
+    ``addresses.known_nics`` says of it. ``told_by`` and ``told_at``
     are the host that last told of it and the time of its record; ``attempt`` is how many hosts the newest word of the
     scheduler had tried. ``look_at`` is when the upkeep looks after it, ``looks`` how often it has in vain.
     ``terminate_host`` is the host that was asked to delete it.
@@ -124,6 +125,7 @@ class ServerRow(Table):
     properties: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
     tags: Mapped[list[str]] = mapped_column(JSON)
     request: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    nics: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
     fault: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     request_id: Mapped[str] = mapped_column(String(64))
     told_by: Mapped[str | None] = mapped_column(String(255))

@@ -71,6 +71,8 @@ async def test_unknown_image(api: InProcessApi, image: str) -> None:
         ("PUT", "/metadata/a", {"meta": {"a": "b"}}),
         ("DELETE", "/metadata/a", None),
         ("GET", "/os-interface", None),
+        ("GET", "/ips", None),
+        ("GET", "/ips/user", None),
         ("GET", "/os-volume_attachments", None),
         ("GET", "/os-security-groups", None),
     ],

@@ -24,7 +24,7 @@ from sev_agent.openstack.placement import Full
 from sev_agent.schema import Attempt, Scheduling
 from sev_agent.sev.policy import PolicyInvalid
 from tests.requests import instance, record
-from tests.unit.compute.test_instances import Host, start
+from tests.unit.compute.scripted_host import Host, start
 
 SENT = Scheduling()
 NO_SLOT = NoSlot("every ASID is taken", remedy="use another host")
