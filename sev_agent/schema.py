@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import re
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface
@@ -121,6 +122,15 @@ class Network(Model):
         if self.type is NetworkKind.NONE and self.mac is not None:
             raise ValueError("type 'none' takes no 'mac'")
         return self
+
+
+def derived_mac(uuid: UUID, index: int) -> str:
+    """The address of the NIC at ``index`` of an instance that asks for none: always the same, under OpenStack's prefix.
+
+    24 bits: two in 500 instances on one network meet with a chance of 1 %. Networks with more should name theirs.
+    """
+    digest = hashlib.sha256(uuid.bytes + index.to_bytes(2, "big")).digest()
+    return "fa:16:3e:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
 def is_base64(value: str) -> str:

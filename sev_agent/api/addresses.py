@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
-from sev_agent.domain.from_instance import nics
-from sev_agent.schema import Instance, Network, NetworkKind
+from sev_agent.schema import Instance, Network, NetworkKind, derived_mac
 
 USER_ADDRESS: Final = "10.0.2.15"
 """What QEMU's own network gives to the one guest on it. Source: QEMU's "System Emulation: Network", slirp."""
@@ -15,10 +14,14 @@ USER_LABEL: Final = "user"
 
 def known_nics(instance: Instance) -> list[dict[str, Any]]:
     """The NICs as a row keeps them: ``network`` is the label, ``address`` null where only the guest knows it."""
-    seen = [network for network in instance.networks if network.type is not NetworkKind.NONE]
     return [
-        {"network": network.source or USER_LABEL, "mac": nic.mac, "address": _address(network)}
-        for network, nic in zip(seen, nics(instance), strict=True)
+        {
+            "network": network.source or USER_LABEL,
+            "mac": network.mac or derived_mac(instance.uuid, index),
+            "address": _address(network),
+        }
+        for index, network in enumerate(instance.networks)
+        if network.type is not NetworkKind.NONE
     ]
 
 

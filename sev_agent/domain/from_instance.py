@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sev_agent.domain.firmware import FirmwareChoice, FlashBuild, MemoryBuild
 from sev_agent.domain.identity import domain_name
-from sev_agent.domain.network import derived_mac
 from sev_agent.domain.spec import (
     ConfigDrive,
     Disk,
@@ -23,7 +22,7 @@ from sev_agent.domain.spec import (
     StatelessFlash,
     VirtType,
 )
-from sev_agent.schema import Instance, NetworkKind
+from sev_agent.schema import Instance, NetworkKind, derived_mac
 from sev_agent.sev.image_properties import ImageProperties
 from sev_agent.sev.policy import SevPolicy, SnpPolicy
 from sev_agent.sev.rules import EncryptionRequest

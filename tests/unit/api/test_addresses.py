@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from sev_agent.config import NetworksSection
-from sev_agent.domain.network import derived_mac
+from sev_agent.schema import derived_mac
 from tests.compute_api import InProcessApi, serving
 from tests.unit.api.requests import make_flavor, make_image, message, server
 

@@ -13,7 +13,6 @@ from sev_agent.domain import metadata
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareChoice, FlashBuild, MemoryBuild
 from sev_agent.domain.from_instance import GuestFiles, HostPlatform, domain_spec
-from sev_agent.domain.network import derived_mac
 from sev_agent.domain.spec import (
     DiskFormat,
     DomainSpec,
@@ -25,7 +24,7 @@ from sev_agent.domain.spec import (
     VirtType,
 )
 from sev_agent.domain.xml import parse_domain
-from sev_agent.schema import Instance, NetworkKind
+from sev_agent.schema import Instance, NetworkKind, derived_mac
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.image_properties import CdromBus, DiskBus, ImageProperties, KernelImages
 from sev_agent.sev.policy import SnpPolicy, default_policy
