@@ -20,6 +20,7 @@ VOLUME_LABEL: Final = "config-2"
 VERSIONS: Final = ("2018-08-27", "latest")
 """``2018-08-27`` (Rocky) is the newest that cloud-init asks for."""
 
+_EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - where a default route leads; nothing listens on it
 _READABLE: Final = 0o644
 _FILE, _DIRECTORY = 0o100444, 0o040555
 
@@ -95,7 +96,7 @@ def _configured(address: Address | None) -> dict[str, Any]:
     """How the guest comes to its address. Format: Nova's ``doc/api_schemas/network_data.json``."""
     if address is None:
         return {"type": "ipv4_dhcp"}
-    to_all = {"network": "0.0.0.0", "netmask": "0.0.0.0"}
+    to_all = {"network": _EVERYWHERE, "netmask": _EVERYWHERE}
     return {
         "type": "ipv4",
         "ip_address": str(address.interface.ip),
