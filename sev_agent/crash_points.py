@@ -105,6 +105,26 @@ class CrashPoint(StrEnum):
     HOST_BOOT_BEFORE_START = "host_boot.before_start"
     HOST_BOOT_AFTER_START = "host_boot.after_start"
 
+    SCHEDULE_AFTER_CLAIM = "schedule.after_claim"
+    SCHEDULE_AFTER_CAST = "schedule.after_cast"
+    CREATE_AFTER_ROW = "create.after_row"
+    CREATE_AFTER_CAST = "create.after_cast"
+    NEWS_BEFORE_COMMIT = "news.before_commit"
+    NEWS_AFTER_COMMIT = "news.after_commit"
+
+
+ABOVE_HOSTS: Final = frozenset(
+    {
+        CrashPoint.SCHEDULE_AFTER_CLAIM,
+        CrashPoint.SCHEDULE_AFTER_CAST,
+        CrashPoint.CREATE_AFTER_ROW,
+        CrashPoint.CREATE_AFTER_CAST,
+        CrashPoint.NEWS_BEFORE_COMMIT,
+        CrashPoint.NEWS_AFTER_COMMIT,
+    }
+)
+"""The points of schedulers and APIs, which a host's daemon never passes."""
+
 
 def reached(point: CrashPoint) -> None:
     """Die here by SIGKILL, if that is what the environment asks for; from any thread."""

@@ -3,8 +3,10 @@
 What it would send over RabbitMQ is kept in ``InProcessApi.sent``, and answered by nobody.
 """
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,21 +14,25 @@ import aiohttp
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
+from sev_agent.api.answers import ANSWERS, statuses_with_body
 from sev_agent.api.app import ComputeApi
 from sev_agent.api.caller import LoopbackAuthenticator
 from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.migrations import upgrade
+from sev_agent.api.routes import Answer, Call, Route
 from sev_agent.api.service import every_route
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
+from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import (
     ApiConfig,
     ApiSection,
     AuthSection,
     DatabaseSection,
     NetworksSection,
+    PolicySection,
     QuotaSection,
     ServiceSection,
 )
@@ -56,15 +62,38 @@ class SentRequests:
         return ""
 
 
+def held_to_its_word(route: Route) -> Route:
+    """The same, failing with an answer that the document describes otherwise."""
+
+    @functools.wraps(route.handler)
+    async def handler(call: Call) -> Mapping[str, Any] | Answer | None:
+        made = await route.handler(call)
+        answer = made if isinstance(made, Answer) else Answer(body=made)
+        with_body = (answer.status or route.status) in statuses_with_body(route)
+        assert (answer.body is not None) is with_body, route.name
+        if answer.body is not None:
+            ANSWERS[route.name].model_validate(answer.body)
+        return made
+
+    return replace(route, handler=handler)
+
+
 class InProcessApi:
     """Requests to it are those of administrator ``alice`` of project ``red`` unless headers say otherwise."""
 
     def __init__(
-        self, api: ComputeApi, url: str, session: aiohttp.ClientSession, sent: SentRequests, cloud: ScriptedCloud
+        self,
+        api: ComputeApi,
+        url: str,
+        session: aiohttp.ClientSession,
+        sent: SentRequests,
+        cloud: ScriptedCloud,
+        withdrawals: Withdrawals,
     ) -> None:
         self.api = api
         self.url = url
         self.sent = sent
+        self.withdrawals = withdrawals
         self.cloud = cloud
         self._session = session
 
@@ -89,31 +118,50 @@ class InProcessApi:
             return answer.status, await answer.json() if body else None
 
 
+async def file_database(directory: Path) -> DatabaseSection:
+    """An SQLite database of the tests' own in ``directory``, with its tables."""
+    settings = DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite"), timeout=120)
+    await upgrade(settings)
+    return settings
+
+
 @asynccontextmanager
-async def serving(directory: Path, networks: NetworksSection | None = None) -> AsyncIterator[InProcessApi]:
-    """An API whose database is a file in ``directory``, and which offers ``networks``."""
+async def serving(
+    settings: DatabaseSection, encryption: PolicySection | None = None, networks: NetworksSection | None = None
+) -> AsyncIterator[InProcessApi]:
+    """An API on the database of ``settings``, which has its tables.
+
+    ``encryption`` are its bounds on policies, ``networks`` those that it offers.
+    """
     async with AsyncExitStack() as closing:
         cloud, sent = ScriptedCloud(), SentRequests()
         glance = await closing.enter_async_context(TestServer(cloud.application(), host="127.0.0.1"))
         session = await closing.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         config = ApiConfig(
             api=ApiSection(max_limit=MAX_LIMIT),
-            database=DatabaseSection(url=SecretStr(f"sqlite:///{directory}/api.sqlite"), timeout=120),
+            database=settings,
             auth=AuthSection(type="none"),
             glance=ServiceSection(endpoint=str(glance.make_url("")).rstrip("/")),
             quota=QUOTA,
             networks=networks or NetworksSection(),
+            encryption=encryption or PolicySection(),
         )
-        await upgrade(config.database)
         database = Database(config.database)
         closing.push_async_callback(database.close)
+        withdrawals = Withdrawals(database, Listener(config.upkeep))
         routes = every_route(
             config,
             database=database,
             images=TenantImages(session, NoIdentity(), config.glance),
             casts=Casts(cast("RpcClient", sent), call_timeout=1),
             changes=Listener(config.upkeep),
+            withdrawals=withdrawals,
         )
-        api = ComputeApi(routes, authenticator=LoopbackAuthenticator(), settings=config.api, metrics=ApiMetrics())
+        api = ComputeApi(
+            map(held_to_its_word, routes),
+            authenticator=LoopbackAuthenticator(),
+            settings=config.api,
+            metrics=ApiMetrics(),
+        )
         server = await closing.enter_async_context(TestServer(api.app, host="127.0.0.1"))
-        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud)
+        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud, withdrawals)

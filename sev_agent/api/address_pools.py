@@ -16,6 +16,12 @@ from sev_agent.schema import Address
 _FIELD = "server.networks"
 
 
+class NoAddress(ConflictingRequest):
+    """There is none left, or the one asked for is taken."""
+
+    code = "api.no_address"
+
+
 class AddressPools:
     """The pools of ``settings``, by the UUID of their network."""
 
@@ -47,19 +53,24 @@ class AddressPools:
         """Give every one of ``rows`` an address for each NIC that is on a network with a pool, in the transaction.
 
         The rows must be flushed. ``asked`` are network and fixed address of each NIC. Changes ``request`` and ``nics``.
-        Raises ``ConflictingRequest`` where there is none left, or the one asked for is taken.
+        Raises ``NoAddress`` where there is none left, or the one asked for is taken.
         """
         # In one order for everybody: two requests that wait for each other's pool would wait for ever.
         for network in sorted({network for network, _ in asked} & self._pools.keys()):
             pool = self._pools[network]
             taken = await _taken(session, network)
             for row in rows:
-                for index, (_, fixed) in enumerate(asked):
-                    if asked[index][0] == network:
-                        address = _chosen(pool, taken, fixed)
-                        taken.add(address)
-                        session.add(AddressRow(network_id=network, address=str(address), server_id=row.id))
-                        _write_down(row, index, pool, address)
+                for index, fixed in _on(network, asked):
+                    address = _chosen(pool, taken, fixed)
+                    taken.add(address)
+                    session.add(AddressRow(network_id=network, address=str(address), server_id=row.id))
+                    _write_down(row, index, pool, address)
+
+
+def _on(network: str, asked: Sequence[tuple[str, IPv4Address | None]]) -> list[tuple[int, IPv4Address | None]]:
+    """The NICs on ``network`` by their number; those that are content with any address come last."""
+    found = [(index, fixed) for index, (wanted, fixed) in enumerate(asked) if wanted == network]
+    return sorted(found, key=lambda nic: nic[1] is None)
 
 
 async def _taken(session: AsyncSession, network: str) -> set[IPv4Address]:
@@ -81,14 +92,14 @@ def _chosen(pool: AddressPool, taken: Iterable[IPv4Address], fixed: IPv4Address 
     if fixed is None:
         found = next((address for address in pool.addresses() if address not in taken), None)
         if found is None:
-            raise ConflictingRequest(
+            raise NoAddress(
                 f"No more addresses: all of {pool.first} to {pool.last} of network {pool.network} are taken.",
                 field=_FIELD,
                 remedy="delete servers, or ask the operator for a larger pool",
             )
         return found
     if fixed in taken:
-        raise ConflictingRequest(f"Fixed IP address {fixed} is already in use.", field=_FIELD)
+        raise NoAddress(f"Fixed IP address {fixed} is already in use.", field=_FIELD)
     return fixed
 
 

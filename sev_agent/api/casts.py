@@ -8,7 +8,7 @@ from sev_agent.api.tables import ServerRow
 from sev_agent.errors import Unavailable
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Unroutable
-from sev_agent.messaging.client import RpcClient
+from sev_agent.messaging.client import QueueUse, RpcClient
 from sev_agent.messaging.envelope import RequestContext
 
 
@@ -59,6 +59,17 @@ class Casts:
         return await self._rpc.call(
             method, {"instance_uuid": server_id, **more}, queue=queue, timeout=self._call_timeout
         )
+
+    async def host_takes(self, host: str) -> QueueUse:
+        """How the queue of what ``host`` is to do is used. Raises ``BrokerUnavailable``."""
+        return await self._use(topology.work_queue_name(host))
+
+    async def schedulers_take(self) -> QueueUse:
+        """How the schedulers' queue is used. Raises ``BrokerUnavailable``."""
+        return await self._use(topology.SCHEDULER_QUEUE)
+
+    async def _use(self, queue: str) -> QueueUse:
+        return await self._rpc.queue_use(queue) or QueueUse(consumers=0, waiting=0)
 
     async def _order(self, method: str, row: ServerRow, host: str, **more: Any) -> None:
         arguments = {"instance_uuid": row.id, **more}

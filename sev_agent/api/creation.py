@@ -10,28 +10,29 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from sqlalchemy import update
 
 from sev_agent.api import quota
-from sev_agent.api.address_pools import AddressPools
+from sev_agent.api.address_pools import AddressPools, NoAddress
 from sev_agent.api.addresses import known_nics
 from sev_agent.api.caller import Caller
 from sev_agent.api.casts import Casts
-from sev_agent.api.database import Database
+from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.faults import BadRequest, Forbidden, ItemNotFound
 from sev_agent.api.flavors import Flavor, Flavors
-from sev_agent.api.quota import Usage
+from sev_agent.api.quota import QuotaExceeded, Usage
 from sev_agent.api.server_bodies import NewServer
 from sev_agent.api.state import Task, Vm
 from sev_agent.api.tables import KeypairRow, ServerRow
 from sev_agent.api.tenant_images import TenantImages
+from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import ApiConfig, NetworksSection
-from sev_agent.errors import SevAgentError
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.openstack.glance import Image
 from sev_agent.schema import Instance, Network, NetworkKind, ScheduleArguments, parse
 from sev_agent.sev.generation import Generation
 from sev_agent.sev.rules import encryption_request
 from sev_agent.sev.sizes import Sizes, check_sizes
+from sev_agent.uninterrupted import uninterrupted
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -55,12 +56,20 @@ class Creation:
     """Makes servers."""
 
     def __init__(
-        self, *, database: Database, flavors: Flavors, images: TenantImages, casts: Casts, config: ApiConfig
+        self,
+        *,
+        database: Database,
+        flavors: Flavors,
+        images: TenantImages,
+        casts: Casts,
+        withdrawals: Withdrawals,
+        config: ApiConfig,
     ) -> None:
         self._database = database
         self._flavors = flavors
         self._images = images
         self._casts = casts
+        self._withdrawals = withdrawals
         self._config = config
         self._pools = AddressPools(config.networks)
 
@@ -76,15 +85,24 @@ class Creation:
             )
         checked = await self._check(caller, asked)
         rows = self._rows(caller, checked, request_id)
-        await self._write(caller, rows, asked.addresses)
+        ids = [row.id for row in rows]
         try:
+            await self._write(caller, rows, asked.addresses)
+            reached(CrashPoint.CREATE_AFTER_ROW)
             for row in rows:
                 await self._casts.schedule(row)
-        except SevAgentError as error:
-            log.warning("server.create.failed", code=error.code, error=str(error))
-            await self._forget(rows)
+                reached(CrashPoint.CREATE_AFTER_CAST)
+        except (QuotaExceeded, NoAddress):
             raise
-        log.info("server.create.accepted", instance_uuids=[row.id for row in rows])
+        except DatabaseUnavailable:
+            # Whether they were written down is not known.
+            self._withdrawals.remember(ids)
+            raise
+        except BaseException as error:
+            log.warning("server.create.failed", error=str(error))
+            await uninterrupted(self._withdrawals.withdraw(ids))
+            raise
+        log.info("server.create.accepted", instance_uuids=ids)
         return rows
 
     async def _check(self, caller: Caller, asked: NewServer) -> _Checked:
@@ -98,7 +116,8 @@ class Creation:
         except ItemNotFound as error:
             raise BadRequest(error.message, field="server.flavorRef") from None
         image = await self._images.get(caller, asked.image_id)
-        encryption = encryption_request(flavor.extra_specs, image.properties)
+        bounds = self._config.encryption.policy_bounds
+        encryption = encryption_request(flavor.extra_specs, image.properties, bounds=bounds)
         check_sizes(
             Sizes(
                 ram=flavor.memory_mb,
@@ -205,17 +224,6 @@ class Creation:
             session.add_all(rows)
             await session.flush()
             await self._pools.give(session, rows, addresses)
-
-    async def _forget(self, rows: Sequence[ServerRow]) -> None:
-        """As deleted, and not gone: a cast whose confirmation was lost is heard of later, and undone then."""
-        now = datetime.now(UTC)
-        ids = [row.id for row in rows]
-        async with self._database.writing() as session:
-            await session.execute(
-                update(ServerRow)
-                .where(ServerRow.id.in_(ids))
-                .values(vm_state=Vm.DELETED.value, task_state=None, deleted_at=now, updated_at=now, look_at=None)
-            )
 
 
 def _instance(caller: Caller, checked: _Checked, uuid: UUID, name: str) -> Instance:

@@ -11,6 +11,7 @@ from sev_agent.api.database import Database
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.tables import ServerRow
 from sev_agent.api.told import Effect, Listener, Outcome, Told
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.messaging.envelope import Notification
 from sev_agent.uninterrupted import uninterrupted
 
@@ -38,6 +39,7 @@ class Events:
     async def hear(self, notification: Notification) -> None:
         """Raises ``Unavailable`` where it could not be applied: then it must be told again."""
         outcome = await self._hear(notification)
+        reached(CrashPoint.NEWS_AFTER_COMMIT)
         self._metrics.notifications.labels(outcome.value).inc()
 
     async def _hear(self, notification: Notification) -> Outcome:
@@ -70,6 +72,7 @@ class Events:
                 return Outcome.UNKNOWN
             before = (row.vm_state, row.task_state)
             effect = self._effect(row, action, phase, told)
+            reached(CrashPoint.NEWS_BEFORE_COMMIT)
             if effect.terminate is not None and effect.terminate not in done:
                 raise _CastFirst(row, effect.terminate)
             if (row.vm_state, row.task_state) != before:

@@ -104,17 +104,17 @@ class Flavors:
 
     async def describe(self, flavor_id: str, description: str | None) -> None:
         async with self._database.writing() as session:
-            (await _find(session, flavor_id)).description = description
+            (await _hold(session, flavor_id)).description = description
 
     async def delete(self, flavor_id: str) -> None:
         """Servers keep what they were made of."""
         async with self._database.writing() as session:
-            await session.delete(await _find(session, flavor_id))
+            await session.delete(await _hold(session, flavor_id))
 
     async def set_extra_specs(self, flavor_id: str, specs: Mapping[str, str]) -> None:
         """Add or replace these, and leave all others."""
         async with self._database.writing() as session:
-            await _find(session, flavor_id)
+            await _hold(session, flavor_id)
             for key, value in specs.items():
                 await session.merge(ExtraSpecRow(flavor_id=flavor_id, key=key, value=value))
             await session.flush()
@@ -124,7 +124,7 @@ class Flavors:
 
     async def unset_extra_spec(self, flavor_id: str, key: str) -> None:
         async with self._database.writing() as session:
-            await _find(session, flavor_id)
+            await _hold(session, flavor_id)
             spec = await session.get(ExtraSpecRow, (flavor_id, key))
             if spec is None:
                 raise ItemNotFound(f"Flavor {flavor_id} has no extra specs with key {key}.")
@@ -140,7 +140,7 @@ class Flavors:
     async def allow(self, flavor_id: str, project_id: str) -> list[str]:
         """Raises ``ConflictingRequest`` where it may already, or where all may."""
         async with self._database.writing() as session:
-            if (await _find(session, flavor_id)).is_public:
+            if (await _hold(session, flavor_id)).is_public:
                 raise ConflictingRequest("Can not add access to a public flavor.")
             if await session.get(FlavorAccessRow, (flavor_id, project_id)) is not None:
                 raise ConflictingRequest(
@@ -153,7 +153,7 @@ class Flavors:
     async def disallow(self, flavor_id: str, project_id: str) -> list[str]:
         """Raises ``ItemNotFound``, and ``ConflictingRequest`` for a public flavor."""
         async with self._database.writing() as session:
-            if (await _find(session, flavor_id)).is_public:
+            if (await _hold(session, flavor_id)).is_public:
                 raise ConflictingRequest("Can not remove access from a public flavor.")
             access = await session.get(FlavorAccessRow, (flavor_id, project_id))
             if access is None:
@@ -169,8 +169,20 @@ async def _find(session: AsyncSession, flavor_id: str, caller: Caller | None = N
         asked = asked.where(_usable_by(caller))
     row = (await session.scalars(asked)).one_or_none()
     if row is None:
-        raise ItemNotFound(f"Flavor {flavor_id} could not be found.")
+        raise _not_found(flavor_id)
     return row
+
+
+async def _hold(session: AsyncSession, flavor_id: str) -> FlavorRow:
+    """It, for whoever changes it or what belongs to it: alone until the transaction ends. Raises ``ItemNotFound``."""
+    row = await session.get(FlavorRow, flavor_id, with_for_update=True)
+    if row is None:
+        raise _not_found(flavor_id)
+    return row
+
+
+def _not_found(flavor_id: str) -> ItemNotFound:
+    return ItemNotFound(f"Flavor {flavor_id} could not be found.")
 
 
 def _usable_by(caller: Caller) -> ColumnElement[bool]:

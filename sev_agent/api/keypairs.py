@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
+from sev_agent.api import quota
 from sev_agent.api.database import Database
 from sev_agent.api.faults import BadRequest, ConflictingRequest, Forbidden, ItemNotFound
 from sev_agent.api.public_keys import read_public_key
@@ -35,6 +36,7 @@ class Keypairs:
         )
         try:
             async with self._database.writing() as session:
+                await quota.hold(session, user_id)
                 held = await session.scalar(
                     select(func.count()).select_from(KeypairRow).where(KeypairRow.user_id == user_id)
                 )
@@ -67,10 +69,10 @@ class Keypairs:
     async def delete(self, user_id: str, name: str) -> None:
         """Servers keep the key that they were made with. Raises ``ItemNotFound``."""
         async with self._database.writing() as session:
-            row = await session.get(KeypairRow, (user_id, name))
-            if row is None:
+            named = (KeypairRow.user_id == user_id, KeypairRow.name == name)
+            gone = await session.scalars(delete(KeypairRow).where(*named).returning(KeypairRow.name))
+            if gone.one_or_none() is None:
                 raise _not_found(user_id, name)
-            await session.delete(row)
 
 
 def _not_found(user_id: str, name: str) -> ItemNotFound:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -11,6 +12,12 @@ from sev_agent.config import ApiSection
 log = structlog.stdlib.get_logger(__name__)
 
 _BACKLOG = 1024
+
+MAX_LINE: Final = 128 * 1024
+"""Bytes of a request's first line: room for the longest query, whose characters may take twelve each (%F0%9F%98%80).
+
+aiohttp's own limit is 8,190.
+"""
 
 
 class ListeningSocket:
@@ -25,7 +32,9 @@ class ListeningSocket:
 
     async def run(self) -> None:
         """Raises ``OSError`` when the address cannot be bound."""
-        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=self._settings.stop_timeout)
+        runner = web.AppRunner(
+            self._app, access_log=None, shutdown_timeout=self._settings.stop_timeout, max_line_size=MAX_LINE
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, self._settings.host, self._settings.port, backlog=_BACKLOG).start()

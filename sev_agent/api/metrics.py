@@ -31,10 +31,3 @@ class ApiMetrics(ProcessMetrics):
             ("action",),
             registry=self.registry,
         )
-        self.openstack_seconds = Histogram(
-            "sev_api_openstack_request_seconds",
-            "Requests to OpenStack services, by service, method and status.",
-            ("service", "method", "status"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from sev_agent import __version__
+from sev_agent.api.answers import ANSWERS, statuses_with_body
 from sev_agent.api.faults import FAULT_TITLES
 from sev_agent.api.microversion import HEADER, MAXIMUM, MINIMUM
 from sev_agent.api.routes import Route
@@ -51,7 +52,8 @@ def document(routes: Iterable[Route], *, prefix: str) -> dict[str, Any]:
 def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
     models: list[type[BaseModel]] = []
     for route in routes:
-        models += [model for model in (route.body, route.query) if model is not None and model not in models]
+        described = (route.body, route.query, ANSWERS.get(route.name))
+        models += [model for model in described if model is not None and model not in models]
     _, found = models_json_schema(
         [(model, "validation") for model in models], by_alias=True, ref_template=f"{_SCHEMAS}{{model}}"
     )
@@ -127,11 +129,19 @@ def _responses(route: Route) -> dict[str, Any]:
     writes = route.method != "GET"
     statuses = (*_ALWAYS, *(_WITH_BODY if route.body is not None else ()), *(_WHEN_WRITING if writes else ()))
     fault = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{_FAULT}"}}}
-    successes = {str(status): {"description": "Done."} for status in (route.status, *route.other_statuses)}
+    successes = {str(status): _success(route, status) for status in (route.status, *route.other_statuses)}
     return successes | {
         str(each): {"description": FAULT_TITLES.get(each, "computeFault"), "content": fault}
         for each in sorted(statuses)
     }
+
+
+def _success(route: Route, status: int) -> dict[str, Any]:
+    done: dict[str, Any] = {"description": "Done."}
+    if status in statuses_with_body(route):
+        schema = {"$ref": f"{_SCHEMAS}{ANSWERS[route.name].__name__}"}
+        done["content"] = {"application/json": {"schema": schema}}
+    return done
 
 
 def _fault_schema() -> dict[str, Any]:

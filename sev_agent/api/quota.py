@@ -35,11 +35,11 @@ async def usage(session: AsyncSession, project_id: str) -> Usage:
     return Usage(servers=int(servers), vcpus=int(vcpus), ram_mb=int(ram_mb))
 
 
-async def hold(session: AsyncSession, project_id: str) -> None:
-    """Lock the project until the transaction ends, so that two requests cannot both take the last of its quota."""
+async def hold(session: AsyncSession, owner: str) -> None:
+    """Lock a project, or a user, until the transaction ends: no two requests can both take the last of a quota."""
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    await session.execute(insert(ProjectRow).values(project_id=project_id).on_conflict_do_nothing())
-    await session.execute(select(ProjectRow).where(ProjectRow.project_id == project_id).with_for_update())
+    await session.execute(insert(ProjectRow).values(project_id=owner).on_conflict_do_nothing())
+    await session.execute(select(ProjectRow).where(ProjectRow.project_id == owner).with_for_update())
 
 
 def check(limits: QuotaSection, used: Usage, asked: Usage) -> None:

@@ -12,16 +12,23 @@ from sev_agent.api.caller import Caller
 from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database
 from sev_agent.api.faults import ConflictingRequest
+from sev_agent.api.host_names import without_names
 from sev_agent.api.servers import find
 from sev_agent.api.state import Task, Vm
 from sev_agent.api.tables import ServerRow
 from sev_agent.api.told import Listener
 from sev_agent.config import UpkeepSection
-from sev_agent.errors import SevAgentError
+from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging.broker import Unroutable
-from sev_agent.messaging.client import RemoteError
+from sev_agent.messaging.client import MessagingTimeout, RemoteError
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class HostSilent(Unavailable):
+    """The host that was asked gave no answer."""
+
+    code = "server.host_silent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +116,7 @@ class ServerActions:
         except SevAgentError as error:
             await self._take_back(row, action.task, before, request_id)
             if isinstance(error, Unroutable):
-                raise ConflictingRequest(f"Host {row.host} of instance {server_id} has left.") from error
+                raise ConflictingRequest(f"The host of instance {server_id} has left.") from error
             raise
 
     async def console(self, caller: Caller, server_id: str, length: int | None) -> str:
@@ -121,9 +128,13 @@ class ServerActions:
         try:
             output = await self._casts.ask("get_console_output", row.id, row.host, length=length)
         except Unroutable as error:
-            raise ConflictingRequest(f"Host {row.host} of instance {server_id} is away.") from error
+            raise ConflictingRequest(f"The host of instance {server_id} is away.") from error
+        except MessagingTimeout as error:
+            log.warning("server.console.no_answer", instance_uuid=row.id, host=row.host, error=str(error))
+            raise HostSilent(f"the host of instance {server_id} did not answer in time", remedy="ask again") from error
         except RemoteError as error:
-            raise ConflictingRequest(f"Instance {server_id} is not ready: {error.message}") from error
+            said = error.message if caller.is_admin else without_names(error.message, [row.host])
+            raise ConflictingRequest(f"Instance {server_id} is not ready: {said}") from error
         return str(output)
 
     async def _take_back(self, row: ServerRow, task: Task, before: str | None, request_id: str) -> None:
@@ -133,7 +144,11 @@ class ServerActions:
             await session.execute(
                 update(ServerRow)
                 .where(*still)
-                .values(task_state=before, terminate_host=None, look_at=None if before is None else ServerRow.look_at)
+                .values(
+                    task_state=before,
+                    terminate_host=None,
+                    look_at=self._listener.next_comparison() if before is None else ServerRow.look_at,
+                )
             )
 
     async def _forget(self, server_id: str) -> None:

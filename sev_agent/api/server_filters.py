@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, false, func, or_, true
+from sqlalchemy import ColumnElement, and_, false, or_, true
 
 from sev_agent.api.caller import Caller
 from sev_agent.api.faults import BadRequest, Forbidden
+from sev_agent.api.folding import folded, lowered
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.paging import PageQuery
 from sev_agent.api.state import FOREIGN_STATUSES, STATUSES
@@ -154,7 +155,8 @@ def _named(pattern: str) -> ColumnElement[bool]:
     """The compute API's filter by name is a regular expression; here a text, anchored or not, with . and .* in it.
 
     Any other would be evaluated by the database, in a time that its writer chooses. A dot stands for any character, as
-    it does there: clients send a name with dots as it is, and look for the right one in the answer.
+    it does there: clients send a name with dots as it is, and look for the right one in the answer. It is blind to the
+    case of ASCII's letters, and to no other: each database has its own mind of theirs.
     """
     begins, ends = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
     pieces = _pieces(pattern[1 if begins else 0 : -1 if ends else None])
@@ -162,7 +164,7 @@ def _named(pattern: str) -> ColumnElement[bool]:
     if begins and ends and not any(piece["any"] or piece["one"] for piece in pieces):
         return ServerRow.name == "".join(piece["escaped"] or piece["plain"] for piece in pieces)
     like = f"{'' if begins else '%'}{''.join(map(_like, pieces))}{'' if ends else '%'}"
-    return func.lower(ServerRow.name).like(like.lower(), escape="/")
+    return lowered(ServerRow.name).like(folded(like), escape="/")
 
 
 def _pieces(pattern: str) -> list[re.Match[str]]:

@@ -15,6 +15,7 @@ from sev_agent.api.paging import next_links
 from sev_agent.api.routes import Answer, Body, Call, Route
 from sev_agent.api.server_actions import HARD_REBOOT, SOFT_REBOOT, START, STOP, PowerAction, ServerActions
 from sev_agent.api.server_bodies import (
+    DEFAULT_GROUP,
     MAX_METADATA,
     AllMetadata,
     CreateServer,
@@ -121,7 +122,12 @@ class ServerRoutes:
         first = rows[0]
         if asked.return_reservation_id:
             return Answer(body={"reservation_id": first.reservation_id})
-        server = {"id": first.id, "links": links(first.id, call), "OS-DCF:diskConfig": asked.disk_config or "MANUAL"}
+        server = {
+            "id": first.id,
+            "links": links(first.id, call),
+            "OS-DCF:diskConfig": asked.disk_config or "MANUAL",
+            "security_groups": [{"name": DEFAULT_GROUP}],
+        }
         return Answer(body={"server": server}, headers={"Location": f"{call.base}/servers/{first.id}"})
 
     async def _list(self, call: Call) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from sev_agent.api.tag_routes import TagRoutes
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
 from sev_agent.api.upkeep import Upkeep
+from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import ApiConfig
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
@@ -71,12 +72,20 @@ async def run_api(config: ApiConfig) -> None:
 
 
 def every_route(
-    config: ApiConfig, *, database: Database, images: TenantImages, casts: Casts, changes: Listener
+    config: ApiConfig,
+    *,
+    database: Database,
+    images: TenantImages,
+    casts: Casts,
+    changes: Listener,
+    withdrawals: Withdrawals,
 ) -> Iterable[Route]:
     """Every group of routes; a new group is a line here."""
     zone, most = config.api.availability_zone, config.api.max_limit
     flavors, servers = Flavors(database), Servers(database)
-    creation = Creation(database=database, flavors=flavors, images=images, casts=casts, config=config)
+    creation = Creation(
+        database=database, flavors=flavors, images=images, casts=casts, withdrawals=withdrawals, config=config
+    )
     actions = ServerActions(database, casts, changes, config.upkeep)
     return (
         *FlavorRoutes(flavors, max_limit=most).routes(),
@@ -115,6 +124,7 @@ class ApiService:
         self._rpc = RpcClient(self._broker, max_message_bytes=config.messaging.max_message_bytes)
         self._casts = Casts(self._rpc, call_timeout=config.upkeep.call_timeout)
         self._changes = Listener(config.upkeep)
+        withdrawals = Withdrawals(self._database, self._changes)
         events = Events(self._database, self._casts, self._changes, self._metrics)
         self._ear = NotificationConsumer(
             self._broker,
@@ -123,22 +133,28 @@ class ApiService:
             max_message_bytes=config.messaging.max_message_bytes,
         )
         self._upkeep = Upkeep(
-            self._database,
-            self._casts,
-            self._changes,
-            self._metrics,
             config,
+            database=self._database,
+            casts=self._casts,
+            listener=self._changes,
+            withdrawals=withdrawals,
+            metrics=self._metrics,
             broker_is_up=lambda: self._broker.is_up,
         )
         self._identity, authenticator = self._authentication(session)
-        self._images = TenantImages(session, self._identity, config.glance, on_request=self._count_request)
+        self._images = TenantImages(session, self._identity, config.glance, on_request=self._metrics.count_request)
         routes = every_route(
-            config, database=self._database, images=self._images, casts=self._casts, changes=self._changes
+            config,
+            database=self._database,
+            images=self._images,
+            casts=self._casts,
+            changes=self._changes,
+            withdrawals=withdrawals,
         )
         api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
         self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
-        self._observe()
+        self._metrics.observe_health(self._health)
 
     async def prepare(self) -> None:
         """Raises ``WrongRevision``. A database that is away is waited for later."""
@@ -173,20 +189,17 @@ class ApiService:
         if auth.type == "none":
             log.warning("api.without_keystone", listens_on=self._config.api.host, everyone_is="admin")
             return NoIdentity(), LoopbackAuthenticator()
-        identity = KeystoneIdentity(session, auth, on_request=self._count_request)
+        identity = KeystoneIdentity(session, auth, on_request=self._metrics.count_request)
         tokens = KeystoneTokens(
             session,
             identity,
             auth,
             self._config.tokens,
-            on_request=self._count_request,
+            on_request=self._metrics.count_request,
             on_reached=self._on_keystone,
         )
         self._tokens = tokens
         return identity, KeystoneAuthenticator(tokens)
-
-    def _count_request(self, service: str, method: str, status: int, seconds: float) -> None:
-        self._metrics.openstack_seconds.labels(service, method, str(status)).observe(seconds)
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         self._note(Dependency.BROKER, None if is_up else str(self._broker.fault or "connection lost"))
@@ -212,12 +225,3 @@ class ApiService:
 
     def _is_alive(self) -> bool:
         return self._supervisor.is_running(_BROKER_TASK) and self._supervisor.is_running("api")
-
-    def _observe(self) -> None:
-        health = self._health
-        self._metrics.observe(
-            "sev_api_dependency_up",
-            "Whether the database, the broker and Keystone can be used.",
-            ("dependency",),
-            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
-        )

@@ -82,7 +82,7 @@ class KeypairRow(Table):
 
 
 class ProjectRow(Table):
-    """A project that has had a server. Its row is locked while its quota is counted."""
+    """A project that has had a server, or a user with a key pair. Its row is locked while its quota is counted."""
 
     __tablename__ = "projects"
 

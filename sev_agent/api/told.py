@@ -3,7 +3,7 @@
 Notifications come twice, late, out of order and from hosts that a server has left: nothing of that may do harm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -14,6 +14,9 @@ from pydantic import AwareDatetime, BaseModel, Field
 from sev_agent.api.state import Condition, Task, Vm, of_host
 from sev_agent.api.tables import ServerRow
 from sev_agent.config import UpkeepSection
+
+SILENT = "scheduler.silent"
+"""The code of a fault that says that no scheduler ever spoke of the server."""
 
 _MAX_MESSAGE = 4000
 _GONE = frozenset({"deleted", "deleting", "rescheduled"})
@@ -115,17 +118,32 @@ class Listener:
         row.fault = None if told.fault is None else fault_of(told.fault, now)
         row.updated_at = now
         row.looks = 0
-        row.look_at = self._later() if condition.task else None
+        row.look_at = self._later() if condition.task else self.next_comparison()
         if condition.vm is Vm.ACTIVE and row.launched_at is None:
             row.launched_at = now
         if condition.vm is Vm.DELETED:
-            row.deleted_at = now
+            row.deleted_at, row.look_at = now, None
 
-    def fail(self, row: ServerRow, message: str, *, code: str, details: str | None = None) -> None:
-        """Put it in ERROR for the reason ``message``."""
+    def fail(
+        self,
+        row: ServerRow,
+        message: str,
+        *,
+        code: str,
+        details: str | None = None,
+        hosts: Iterable[str | None] = (),
+    ) -> None:
+        """Put it in ERROR for the reason ``message``, which may name ``hosts`` other than its own."""
         now = datetime.now(UTC)
-        row.vm_state, row.task_state, row.look_at, row.looks = Vm.ERROR.value, None, None, 0
-        row.fault = {"code": code, "message": message[:_MAX_MESSAGE], "details": details, "created": _text(now)}
+        row.vm_state, row.task_state, row.looks = Vm.ERROR.value, None, 0
+        row.look_at = None if row.host is None else self.next_comparison()
+        row.fault = {
+            "code": code,
+            "message": message[:_MAX_MESSAGE],
+            "details": details,
+            "created": _text(now),
+            "hosts": [host for host in hosts if host],
+        }
         row.updated_at = now
 
     def forget(self, row: ServerRow) -> None:
@@ -134,14 +152,18 @@ class Listener:
         row.vm_state, row.task_state, row.look_at = Vm.DELETED.value, None, None
         row.deleted_at = row.updated_at = now
 
+    def next_comparison(self) -> datetime:
+        """When a server that is on no way is compared with what its host knows."""
+        return datetime.now(UTC) + timedelta(seconds=self._settings.compare_interval)
+
     def _scheduled(self, row: ServerRow, told: Told, host: str) -> Effect:
         if row.deleted_at is not None or row.task_state == Task.DELETING:
             return self._unwanted_on(row, host)
-        if row.vm_state != Vm.BUILDING or len(told.tried) < row.attempt or row.told_by == host:
+        if not _waits(row) or len(told.tried) < row.attempt or row.told_by == host:
             return STALE
         row.attempt = len(told.tried)
         row.host = host
-        row.task_state = Task.SPAWNING.value
+        row.vm_state, row.task_state, row.fault = Vm.BUILDING.value, Task.SPAWNING.value, None
         row.look_at, row.looks = self._later(), 0
         row.updated_at = datetime.now(UTC)
         return APPLIED
@@ -153,12 +175,12 @@ class Listener:
             if row.terminate_host is None:
                 self.forget(row)
             return APPLIED
-        if row.vm_state != Vm.BUILDING or len(told.tried) < row.attempt:
+        if not _waits(row) or len(told.tried) < row.attempt:
             return STALE
         fault = told.fault or Fault(code="scheduler.failed", message="no host was found")
         details = "; ".join(f"{each.host}: {each.code}: {each.message}" for each in told.tried) or None
         row.host = None
-        self.fail(row, _message(fault), code=fault.code, details=details)
+        self.fail(row, _message(fault), code=fault.code, details=details, hosts=(each.host for each in told.tried))
         return APPLIED
 
     def _while_wanted(self, row: ServerRow, told: Told, host: str, state: str) -> Effect:
@@ -199,7 +221,7 @@ class Listener:
         if action == "create" and row.vm_state == Vm.BUILDING:
             fault = told.fault or Fault(message="the host refused the request")
             row.host = None
-            self.fail(row, _message(fault), code=fault.code)
+            self.fail(row, _message(fault), code=fault.code, hosts=[told.host])
             return APPLIED
         if row.task_state is not None:
             row.look_at = datetime.now(UTC)
@@ -216,6 +238,11 @@ class Listener:
 
     def _later(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self._settings.transition_deadline)
+
+
+def _waits(row: ServerRow) -> bool:
+    """For the word of a scheduler, which may come after it was given up."""
+    return row.vm_state == Vm.BUILDING or (row.vm_state == Vm.ERROR and (row.fault or {}).get("code") == SILENT)
 
 
 def is_stale(row: ServerRow, told: Told, host: str) -> bool:

@@ -1,4 +1,7 @@
-"""The periodic look after servers that are on their way for too long: hosts are asked, lost requests sent again."""
+"""The periodic look after servers that are on their way for too long: hosts are asked, lost requests sent again.
+
+Those on no way are compared with their hosts' word, too, seldom: a notification that was lost is made up for then.
+"""
 
 import asyncio
 import random
@@ -13,9 +16,10 @@ from sqlalchemy.orm import undefer
 from sev_agent.api.casts import Casts, NoScheduler
 from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.metrics import ApiMetrics
-from sev_agent.api.state import Task, Vm, of_host
+from sev_agent.api.state import Condition, Task, Vm, of_host
 from sev_agent.api.tables import ServerRow
-from sev_agent.api.told import Listener, Told
+from sev_agent.api.told import SILENT, Listener, Told
+from sev_agent.api.withdrawals import ASK_AT_ONCE, Withdrawals
 from sev_agent.config import ApiConfig
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
@@ -26,9 +30,11 @@ log = structlog.stdlib.get_logger(__name__)
 
 _AT_ONCE = 10
 _BATCH = 100
-_PATIENCE = 2
+_PATIENCE = ASK_AT_ONCE
 """Looks after which a host that knows nothing of a request is believed: it may still wait in the host's queue."""
 _NOT_FOUND = "instance.not_found"
+_SAME = "same"
+"""What comes of a comparison that finds no difference."""
 
 
 class Upkeep:
@@ -39,17 +45,19 @@ class Upkeep:
 
     def __init__(
         self,
+        config: ApiConfig,
+        *,
         database: Database,
         casts: Casts,
         listener: Listener,
+        withdrawals: Withdrawals,
         metrics: ApiMetrics,
-        config: ApiConfig,
-        *,
         broker_is_up: Callable[[], bool],
     ) -> None:
         self._database = database
         self._casts = casts
         self._listener = listener
+        self._withdrawals = withdrawals
         self._metrics = metrics
         self._settings = config.upkeep
         self._retention = timedelta(seconds=config.api.deleted_retention)
@@ -60,6 +68,7 @@ class Upkeep:
         while True:
             raise_if_cancelled()
             try:
+                await uninterrupted(self._withdrawals.settle())
                 await uninterrupted(self._purge())
                 if self._broker_is_up():
                     while await self._look():
@@ -86,7 +95,8 @@ class Upkeep:
                     log.exception("upkeep.failed", instance_uuid=server_id)
                     return
                 self._metrics.upkeep.labels(action).inc()
-                log.info("upkeep.done", instance_uuid=server_id, action=action)
+                tell = log.debug if action == _SAME else log.info
+                tell("upkeep.done", instance_uuid=server_id, action=action)
 
         async with asyncio.TaskGroup() as group:
             for server_id in ids:
@@ -126,26 +136,28 @@ class Upkeep:
         return "nothing"
 
     async def _schedule_again(self, row: ServerRow) -> str:
+        use = await self._casts.schedulers_take()
+        if use.waiting:
+            # Its request may be among them: nothing is lost, the schedulers are away or busy.
+            return "waiting"
         if row.casts >= self._settings.schedule_attempts:
             message = (
                 f"no scheduler said anything of it, though it was handed to them {row.casts} times"
                 " (check that sev-agent scheduler runs; then delete this server, and create another one)"
             )
-            return await self._change(
-                row, lambda held: self._listener.fail(held, message, code="scheduler.silent"), "failed"
-            )
+            return await self._change(row, lambda held: self._listener.fail(held, message, code=SILENT), "failed")
         later = datetime.now(UTC) + timedelta(seconds=self._settings.schedule_deadline)
 
         def again(held: ServerRow) -> None:
             held.casts += 1
             held.looks, held.look_at = 0, later
 
-        done = await self._change(row, again, "scheduled_again")
         try:
             await self._casts.schedule(row)
         except NoScheduler as error:
             log.warning("upkeep.no_scheduler", instance_uuid=row.id, error=str(error))
-        return done
+        # Counted afterwards: what the broker never took was no attempt, and one that is made twice does no harm.
+        return await self._change(row, again, "scheduled_again")
 
     async def _ask_host(self, row: ServerRow, host: str) -> str:
         try:
@@ -163,11 +175,15 @@ class Upkeep:
     async def _compare(self, row: ServerRow, told: Told) -> str:
         """Believe a host that says something new, and one that has nothing to do for long enough."""
         condition = of_host(told.state or "")
+        if condition is not None and condition.task is None and _is(row, condition, told):
+            return await self._change(row, self._put_off, _SAME)
         is_news = told.updated_at is None or row.told_at is None or told.updated_at > row.told_at
         if condition is not None and (is_news or (condition.task is None and row.looks >= _PATIENCE)):
             return await self._change(row, lambda held: self._listener.settle(held, condition, told), "settled")
         if condition is not None and condition.task is not None:
             return await self._change(row, _seen, "waiting")
+        if condition is None and _is_settled(row):
+            return await self._change(row, self._put_off, _SAME)
         return "waiting"
 
     async def _delete_again(self, row: ServerRow, host: str) -> str:
@@ -179,13 +195,36 @@ class Upkeep:
     async def _not_there(self, row: ServerRow, host: str) -> str:
         if row.task_state == Task.DELETING:
             return await self._change(row, self._listener.forget, "forgotten")
+        if row.vm_state == Vm.ERROR and row.task_state is None:
+            return await self._change(row, self._put_off, _SAME)
+        if row.vm_state == Vm.BUILDING:
+            use = await self._casts.host_takes(host)
+            if not use.consumers:
+                return await self._takes_nothing(row, host)
+            if use.waiting:
+                return await self._change(row, _seen, "waiting")
         if row.looks < _PATIENCE:
             return "waiting"
         message = f"host {host} does not know it (any more): it was lost on the way, or deleted there by hand"
         return await self._change(row, lambda held: self._listener.fail(held, message, code="server.lost"), "failed")
 
+    async def _takes_nothing(self, row: ServerRow, host: str) -> str:
+        """Its request waits in the queue of a host that answers, and cannot work."""
+        if row.looks < self._settings.looks:
+            return "waiting"
+        message = (
+            f"host {host} takes no requests, its hypervisor may be away; it builds the server when it takes them again"
+            " (delete this server, and create another one)"
+        )
+        return await self._change(
+            row, lambda held: self._listener.fail(held, message, code="server.host_away"), "failed"
+        )
+
     async def _no_answer(self, row: ServerRow, host: str, error: Exception) -> str:
         log.info("upkeep.no_answer", instance_uuid=row.id, host=host, error=str(error))
+        if _is_settled(row):
+            # On no way: what was known last stands until the host says otherwise.
+            return await self._change(row, self._put_off, "host_away")
         if row.looks < self._settings.looks:
             return "waiting"
         if row.task_state == Task.DELETING:
@@ -197,7 +236,7 @@ class Upkeep:
             return await self._change(
                 row, lambda held: self._listener.fail(held, message, code="server.host_away"), "failed"
             )
-        return await self._change(row, _give_up_task, "given_up")
+        return await self._change(row, self._give_up_task, "given_up")
 
     async def _change(self, row: ServerRow, change: Callable[[ServerRow], None], action: str) -> str:
         """Do ``change``, unless something has happened to the server since it was read."""
@@ -207,6 +246,15 @@ class Upkeep:
                 return "overtaken"
             change(held)
         return action
+
+    def _put_off(self, row: ServerRow) -> None:
+        """Until the next comparison; for its owner nothing has changed."""
+        row.look_at, row.looks = self._listener.next_comparison(), 0
+
+    def _give_up_task(self, row: ServerRow) -> None:
+        self._put_off(row)
+        row.task_state = None
+        row.updated_at = datetime.now(UTC)
 
     async def _purge(self) -> None:
         """Forget for good what was deleted long ago."""
@@ -219,6 +267,11 @@ def _seen(row: ServerRow) -> None:
     row.looks = 0
 
 
-def _give_up_task(row: ServerRow) -> None:
-    row.task_state, row.look_at, row.looks = None, None, 0
-    row.updated_at = datetime.now(UTC)
+def _is_settled(row: ServerRow) -> bool:
+    return row.task_state is None and row.vm_state != Vm.BUILDING
+
+
+def _is(row: ServerRow, condition: Condition, told: Told) -> bool:
+    """Whether a server is known to be what its host says it is, and for the same reason."""
+    known = (row.vm_state, row.task_state, (row.fault or {}).get("code"))
+    return known == (condition.vm, condition.task, told.fault.code if told.fault else None)

@@ -15,9 +15,9 @@ from sev_agent.errors import SevAgentError
 from sev_agent.host.capture import capture
 from sev_agent.host.check import Outcome, Result
 from sev_agent.host.examination import Readiness, Report, examine
-from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import domain_capabilities, gather
 from sev_agent.hypervisor.capabilities import DomainCapabilities
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 app = typer.Typer(add_completion=False)

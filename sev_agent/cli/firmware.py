@@ -52,7 +52,9 @@ def firmware(
     ] = False,
     secure_boot: Annotated[bool, typer.Option("--secure-boot", help="Firmware with Secure Boot and its keys.")] = False,
     machine: Annotated[str, typer.Option(help="The machine type, as hw_machine_type says it.")] = "q35",
-    root: Annotated[Path, typer.Option(help="Below this directory are the files of the host.")] = _ROOT,
+    root: Annotated[
+        Path, typer.Option(file_okay=False, exists=True, help="Judge the host whose files are below this directory.")
+    ] = _ROOT,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="The daemon's file, for its hypervisor.firmware_dirs.")
     ] = None,

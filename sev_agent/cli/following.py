@@ -55,7 +55,8 @@ async def follow_build(remote: Remote, instance: dict[str, Any], *, limit: float
         await request_build(remote, instance, screen)
         await _follow(remote, uuid, notifications, limit, screen)
     view: Any = await remote.ask("get_instance", instance_uuid=uuid)
-    if view["state"] == "error":
+    # One that is failing has failed, though its undoing does not get on.
+    if view["state"] in {"error", "failing"}:
         raise OperationFailed(fault_of(view))
     return dict(view)
 

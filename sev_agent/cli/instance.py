@@ -107,12 +107,12 @@ def list_(host: HostName, broker: BrokerUrl = _DEFAULT_BROKER, as_json: output.J
 def show(uuid: Uuid, host: HostName, broker: BrokerUrl = _DEFAULT_BROKER, as_json: output.Json = False) -> None:
     """Show one instance."""
 
-    async def ask() -> Any:
+    async def ask(instance: str) -> Any:
         async with connected(broker, host) as remote:
-            return await remote.ask("get_instance", instance_uuid=parse_uuid(uuid))
+            return await remote.ask("get_instance", instance_uuid=instance)
 
     with output.errors():
-        view = asyncio.run(ask())
+        view = asyncio.run(ask(parse_uuid(uuid)))
     _show(view, as_json=as_json)
 
 
@@ -126,12 +126,12 @@ def console(
 ) -> None:
     """Print what the guest wrote to its serial console."""
 
-    async def ask() -> Any:
+    async def ask(instance: str) -> Any:
         async with connected(broker, host) as remote:
-            return await remote.ask("get_console_output", instance_uuid=parse_uuid(uuid), length=lines)
+            return await remote.ask("get_console_output", instance_uuid=instance, length=lines)
 
     with output.errors():
-        text = asyncio.run(ask())
+        text = asyncio.run(ask(parse_uuid(uuid)))
     if as_json:
         output.print_json({"uuid": uuid, "output": text})
     else:

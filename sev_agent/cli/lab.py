@@ -1,11 +1,10 @@
 """``sev-agent lab``: a whole cloud on one machine."""
 
 import asyncio
-import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sev_agent.cli import output
-from sev_agent.errors import SevAgentError
 from sev_agent.lab import packages
 from sev_agent.lab.cloud import DEFAULT_DIRECTORY, DEFAULT_SLOTS, Lab
 from sev_agent.lab.platform.emulator.failures import FAILURES
@@ -80,7 +78,7 @@ def up(
     install: Annotated[bool, typer.Option(help="Install what is missing of the system packages.")] = True,
 ) -> None:
     """Bring the lab up: what is up stays as it is, what is missing is started."""
-    with _errors():
+    with output.errors():
         kinds = _kinds(platforms)
         lab = bring_up(
             directory,
@@ -121,7 +119,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show every service of the lab. Exit status 0 if all are ready, 3 if not."""
-    with _errors():
+    with output.errors():
         found = asyncio.run(Lab(directory).status())
     if as_json:
         typer.echo(json.dumps([_as_dict(each) for each in found], indent=2))
@@ -143,7 +141,7 @@ def logs(
     ] = False,
 ) -> None:
     """Show the log of a service."""
-    with _errors():
+    with output.errors():
         lab = Lab(directory)
         path = lab.log_path(name)
         if name not in lab.log_names():
@@ -163,7 +161,7 @@ def fail(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Let the simulated platform of a host refuse guests, as a real one would."""
-    with _errors():
+    with output.errors():
         failures = Lab(directory).failures(host)
         if name is None:
             failures.disarm()
@@ -180,7 +178,7 @@ def down(
 ) -> None:
     """End every process of the lab, and say which. Files stay, so that the next 'up' goes on from there."""
     _need_root()
-    with _errors(), OnConsole(Console(stderr=True)) as progress:
+    with output.errors(), OnConsole(Console(stderr=True)) as progress:
         lab = Lab(directory, progress=progress)
         ended = asyncio.run(lab.down(purge=purge))
     if ended.left or ended.mounts:
@@ -192,15 +190,6 @@ def down(
     names = sorted({process.service for process in ended.processes})
     what = f"Ended {len(ended.processes)} processes: {', '.join(names)}." if names else "Nothing ran."
     _say(f"{what} No process of the lab and no mount below {lab.directory} is left.")
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except SevAgentError as error:
-        Console(stderr=True).print(f"sev-agent: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _kinds(names: str | None) -> tuple[Kind, ...]:

@@ -43,7 +43,16 @@ class _LazyGroup(TyperGroup):
             return None
         command = typer.main.get_command(importlib.import_module(_COMMANDS[cmd_name]).app)
         command.name = cmd_name
+        _reflow(command)
         return command
+
+
+def _reflow(command: Any) -> None:
+    """Let a terminal's width break the help's lines, not the docstring's, at ``command`` and all below it."""
+    if command.help:
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+    for each in getattr(command, "commands", {}).values():
+        _reflow(each)
 
 
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)

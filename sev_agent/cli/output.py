@@ -38,18 +38,27 @@ _STATES: Final = {
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Print an error for the person who must act, and exit.
+    """Print an error for the person who must act, and exit. A file that cannot be used is one, too.
 
     Exit status: 4 for what does not exist, 5 for a service that cannot be reached, else 1.
     """
     try:
         yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _tell(f"{error.filename}: {error.strerror}")
+        raise typer.Exit(FAILED) from None
     except SevAgentError as error:
-        text = printable(f"sev-agent: {error}")
-        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        _tell(str(error))
         missing = isinstance(error, NotFound) or error.code.endswith("not_found")
         unreachable = isinstance(error, Unavailable)
         raise typer.Exit(NOT_FOUND if missing else UNAVAILABLE if unreachable else FAILED) from None
+
+
+def _tell(message: str) -> None:
+    text = printable(f"sev-agent: {message}")
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -12,12 +12,12 @@ from sev_agent.cli import output
 from sev_agent.config import LogSection
 from sev_agent.errors import SevAgentError
 from sev_agent.host import boot_line
-from sev_agent.host.files import HostFiles
 from sev_agent.host.preparation import programs
 from sev_agent.host.preparation.arguments import missing, words
 from sev_agent.host.preparation.change import Command, FileChange
 from sev_agent.host.preparation.ledger import Ledger
 from sev_agent.host.preparation.plan import Plan, make_plan
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 app = typer.Typer(add_completion=False)

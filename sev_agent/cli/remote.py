@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
-from pydantic import JsonValue
+from pydantic import JsonValue, SecretStr, ValidationError
 
 from sev_agent import log
-from sev_agent.config import LogSection
+from sev_agent.config import LogSection, MessagingSection
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
@@ -61,10 +61,10 @@ class Remote:
 
 @contextlib.asynccontextmanager
 async def connected(url: str, host: str) -> AsyncIterator[Remote]:
-    """Raises ``BrokerUnavailable`` when the broker does not answer within ten seconds."""
+    """Raises ``BrokerUnavailable`` when the broker does not answer within ten seconds, ``InvalidRequest``."""
     log.configure(LogSection(level="error"))
     broker = Broker(
-        url,
+        _checked(url),
         connection_name="sev-agent command",
         connect_timeout=_CONNECT_SECONDS,
         reconnect_max=1,
@@ -82,6 +82,17 @@ async def connected(url: str, host: str) -> AsyncIterator[Remote]:
         for task in reversed(tasks):
             task.cancel()
             await asyncio.wait({task})
+
+
+def _checked(url: str) -> str:
+    try:
+        return MessagingSection(url=SecretStr(url)).url.get_secret_value()
+    except ValidationError as error:
+        raise InvalidRequest(
+            error.errors()[0]["msg"].removeprefix("Value error, "),
+            field="--broker",
+            remedy="or set SEV_AGENT_BROKER_URL; in a lab, read its openrc",
+        ) from None
 
 
 def parse_uuid(text: str) -> str:

@@ -1,12 +1,14 @@
 """``sev-agent validate``: what the API would say of a server of this flavor and this image."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sev_agent.cli import output, verdicts
 from sev_agent.cli.credentials import ComputeEndpoint, ImageEndpoint, cloud
+from sev_agent.config import ApiConfig, PolicySection, load_as
 from sev_agent.openstack.compute_api import Flavor
 from sev_agent.openstack.glance import Image
 from sev_agent.sev.image_form import ImageForm, judge_form
@@ -22,6 +24,12 @@ def validate(
     image: Annotated[str, typer.Option(help="The image's name or ID.")],
     endpoint: ComputeEndpoint = None,
     image_endpoint: ImageEndpoint = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="The API's TOML file, whose bounds on policies count. [default: the default bounds]"
+        ),
+    ] = None,
     as_json: output.Json = False,
 ) -> None:
     """Tell beforehand what the API would say of a server of this flavor and this image, rule by rule.
@@ -29,6 +37,7 @@ def validate(
     Speaks as the user of the OS_* variables. Exit status 0 where every rule holds, 1 where one refuses.
     """
     with output.errors():
+        encryption = PolicySection() if config is None else load_as(ApiConfig, config).encryption
         found_flavor, found_image = asyncio.run(_fetch(flavor, image, endpoint, image_endpoint))
     sizes = Sizes(
         ram=found_flavor.ram,
@@ -42,7 +51,10 @@ def validate(
         disk_format=found_image.disk_format,
         container_format=found_image.container_format,
     )
-    judged = (*judge_form(form), *judge(found_flavor.extra_specs, found_image.properties, sizes))
+    judged = (
+        *judge_form(form),
+        *judge(found_flavor.extra_specs, found_image.properties, sizes, bounds=encryption.policy_bounds),
+    )
     accepted = all(verdict.ok for verdict in judged)
     if as_json:
         output.print_json(

@@ -15,7 +15,7 @@ from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.ledger import Ledger
 from sev_agent.compute.provider_upkeep import Providers
-from sev_agent.compute.record import Record, RecordStore
+from sev_agent.compute.record import JournalFailed, Record, RecordStore
 from sev_agent.compute.strangers import Strangers
 from sev_agent.config import PlacementSection
 from sev_agent.crash_points import CrashPoint, reached
@@ -64,7 +64,9 @@ class Accounting:
     It works by level, not by edge: an event only marks an instance, and what is then written follows from what
     libvirt and the records say at that moment. Instances for which ``in_flight`` holds are left to the operation
     that works on them, which claims and releases by itself and marks them when it ends. ``on_seen`` is told whether
-    libvirt runs a guest, before what it should hold is worked out.
+    libvirt runs a guest, before what it should hold is worked out. Where it raises ``JournalFailed``, the counting goes
+    on, and the next look tells it again. ``may_write`` returns once this daemon may count for its host; before, the
+    host is not registered either, so nothing can be claimed.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Accounting:
         settings: PlacementSection,
         in_flight: Callable[[UUID], bool],
         on_seen: Callable[[UUID, bool], Awaitable[None]],
+        may_write: Callable[[], Awaitable[None]],
     ) -> None:
         self._placement = placement
         self._providers = providers
@@ -89,6 +92,7 @@ class Accounting:
         )
         self._in_flight = in_flight
         self._on_seen = on_seen
+        self._may_write = may_write
         self._tree: ProviderTree | None = None
         self._ledger = Ledger(placement, is_ours=self._is_ours)
         self._marked: set[UUID] = set()
@@ -127,14 +131,16 @@ class Accounting:
         while True:
             raise_if_cancelled()
             await self._wake.wait()
-            self._wake.clear()
-            batch = frozenset(self._marked)
-            self._marked.clear()
-            try:
-                async with self._settling:
+            await self._may_write()
+            async with self._settling:
+                # Not before: what stands marked while others look and write is newer than what they saw.
+                self._wake.clear()
+                batch = frozenset(self._marked)
+                self._marked.clear()
+                try:
                     failed = (await self._settle(batch)).failed
-            except SevAgentError as error:
-                failed = dict.fromkeys(batch, error)
+                except SevAgentError as error:
+                    failed = dict.fromkeys(batch, error)
             self._postpone(failed)
 
     async def claim(self, record: Record) -> None:
@@ -179,6 +185,8 @@ class Accounting:
         and changes nothing here or there. Raises ``Unavailable`` where libvirt or Placement is away, and what Placement
         says against the inventory.
         """
+        if not dry_run:
+            await self._may_write()
         async with self._reconciling:
             if dry_run:
                 return await self._rehearse(resources)
@@ -269,7 +277,7 @@ class Accounting:
 
     async def _settle(self, uuids: Iterable[UUID], *, surplus: frozenset[UUID] = frozenset()) -> _Settled:
         """Write what each of ``uuids`` should hold as things stand now; ``surplus`` are known to hold something."""
-        pending = [uuid for uuid in uuids if not self._in_flight(uuid)]
+        pending = [uuid for uuid in uuids if not self._is_left(uuid)]
         if not pending:
             return _Settled(frozenset(), {})
         guests = await self._guests(pending if len(pending) <= _FEW else None)
@@ -289,18 +297,34 @@ class Accounting:
 
     async def _settle_one(self, uuid: UUID, guest: Guest | None, *, holds: bool) -> bool:
         """Whether something had to be written."""
-        if self._in_flight(uuid):
+        if self._is_left(uuid):
             return False
         await self._tell(uuid, guest)
+        if self._is_left(uuid):  # an operation was accepted while the record was written
+            return False
         tree = self._known_tree()
         holding = self._wanted(uuid, guest, tree)
         if holding is None:
             return (holds or uuid in self._ledger.held) and await self._ledger.release(uuid, tree)
         return self._ledger.held.get(uuid) != holding and await self._ledger.write(uuid, holding, tree)
 
+    def _is_left(self, uuid: UUID) -> bool:
+        """Whether what was seen of ``uuid`` is not to be acted upon.
+
+        An operation that began and ended since the look is in flight no more, but has marked its instance, whether it
+        wrote anything to Placement or not. The next round looks again.
+        """
+        return uuid in self._marked or self._in_flight(uuid)
+
     async def _tell(self, uuid: UUID, guest: Guest | None) -> None:
-        if not self._in_flight(uuid):
+        """Tell whether the guest runs. Where that cannot be noted, Placement is told the truth all the same."""
+        if self._is_left(uuid):
+            return
+        try:
             await self._on_seen(uuid, guest is not None and guest.is_active)
+        except JournalFailed as error:
+            # The record stays as it was, so that the next look finds it wrong again, and tells it again.
+            log.warning("accounting.untold", instance_uuid=str(uuid), code=error.code, error=str(error))
 
     def _postpone(self, failed: Mapping[UUID, SevAgentError]) -> None:
         """Have ``failed`` settled again later, without holding up what is marked meanwhile."""

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
+from sev_agent.compute.firmware_version import Version
 from sev_agent.errors import Exhausted, SevAgentError
 from sev_agent.hypervisor.free_memory import available_mb
 from sev_agent.sev.footprint import guest_footprint_mb
 from sev_agent.sev.generation import Generation
-from sev_agent.sev.policy import Policy, SnpFlag, SnpPolicy
+from sev_agent.sev.policy import Policy, SnpFlag, SnpPolicy, version_key
 
 
 class GenerationUnavailable(SevAgentError):
@@ -41,20 +42,58 @@ class Admission:
         self._free_mb = free_mb
         self._unusable: Mapping[Generation, str] = {}
         self._smt: bool | None = None
+        self._one_socket: bool | None = None
+        self._firmware: Version | None = None
 
-    def learn(self, unusable: Mapping[Generation, str], *, smt: bool | None = None) -> None:
-        """Take note of the generations that the host cannot run, and why; and whether its cores have two threads."""
+    def learn(
+        self,
+        unusable: Mapping[Generation, str],
+        *,
+        smt: bool | None = None,
+        one_socket: bool | None = None,
+        firmware: Version | None = None,
+    ) -> None:
+        """Take note of the generations that the host cannot run, and why, and of what policies may ask of it.
+
+        ``smt`` is whether its cores have two threads, ``firmware`` the API version of its secure processor; ``None``
+        refuses nothing.
+        """
         self._unusable = unusable
         self._smt = smt
+        self._one_socket = one_socket
+        self._firmware = firmware
 
     def check_policy(self, policy: Policy) -> None:
-        """Raises ``PolicyUnmet`` where the host is not what ``policy`` wants (AMD 56860, "SNP_LAUNCH_START")."""
-        if isinstance(policy, SnpPolicy) and SnpFlag.SMT not in policy.flags and self._smt:
-            raise PolicyUnmet(
+        """Raises ``PolicyUnmet`` where the firmware would refuse ``policy`` on this host.
+
+        Sources: AMD 55766, "LAUNCH_START" (version); AMD 56860, "SNP_LAUNCH_START" (version, SMT) and "SNP_ACTIVATE",
+        by which Linux gives a guest to the cores of every socket.
+        """
+        self._check_version(policy)
+        if not isinstance(policy, SnpPolicy):
+            return
+        if SnpFlag.SMT not in policy.flags and self._smt:
+            raise _unmet(
                 f"policy {policy} wants a host without SMT, and the cores of this one have two threads",
-                field="instance.flavor.extra_specs.hw:mem_encryption_policy",
-                remedy="add smt to the policy, use another host, or switch SMT off on this one (BIOS, or nosmt)",
+                "add smt to the policy, use another host, or switch SMT off on this one (BIOS, or nosmt)",
             )
+        if SnpFlag.SINGLE_SOCKET in policy.flags and self._one_socket is False:
+            raise _unmet(
+                f"policy {policy} wants a host with one socket, and this one has more",
+                "remove single_socket from the policy, or use another host",
+            )
+
+    def _check_version(self, policy: Policy) -> None:
+        least = _least_version(policy)
+        if self._firmware is None or least <= self._firmware:
+            return
+        key = version_key(policy.generation)
+        raise _unmet(
+            f"policy {policy} wants firmware {_text(least)} or newer ({key}={_text(least)}), and that of this host's"
+            f" secure processor is {_text(self._firmware)}",
+            f"lower {key}= in the policy, update the firmware (a newer BIOS, or linux-firmware's amd/amd_sev_*.sbin),"
+            " or use another host",
+        )
 
     async def check(self, generation: Generation, memory_mb: int) -> None:
         """Raises ``GenerationUnavailable``, or ``MemoryShort`` for a guest with ``memory_mb`` MiB of RAM."""
@@ -72,3 +111,17 @@ class Admission:
                 field="instance.flavor.memory_mb",
                 remedy="free memory on this host, raise placement.reserved_host_memory_mb, or use another host",
             )
+
+
+def _least_version(policy: Policy) -> Version:
+    if isinstance(policy, SnpPolicy):
+        return policy.abi_major, policy.abi_minor
+    return policy.api_major, policy.api_minor
+
+
+def _text(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _unmet(message: str, remedy: str) -> PolicyUnmet:
+    return PolicyUnmet(message, field="instance.flavor.extra_specs.hw:mem_encryption_policy", remedy=remedy)

@@ -34,6 +34,7 @@ from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.compute.rescheduling import Rescheduling
+from sev_agent.compute.right_to_count import RightToCount
 from sev_agent.compute.state_lock import StateLock
 from sev_agent.compute.status import HostStatus
 from sev_agent.config import AgentConfig
@@ -115,6 +116,7 @@ class _Agent:
         self._lookout = Lookout(questions, self._health, interval=config.health.interval)
         placement = Placement(session, identity, config.placement, on_request=on_request)
 
+        self._right_to_count = RightToCount()
         self._broker = Broker(
             config.messaging.url.get_secret_value(),
             connection_name=f"sev-agent {host}, process {os.getpid()} on {socket.gethostname()}",
@@ -144,6 +146,7 @@ class _Agent:
             settings=config.placement,
             in_flight=lambda uuid: self._instances.in_flight(uuid) or self._guest_events.holds(uuid),
             on_seen=self._on_seen,
+            may_write=self._right_to_count.wait,
         )
         admission = Admission(overhead_mb=config.placement.guest_overhead_mb)
         builder = Builder(
@@ -209,6 +212,7 @@ class _Agent:
         )
         self._watch = HostWatch(
             config.encryption.platform_root,
+            known=lambda: self._status.acted_on,
             interval=config.encryption.watch_interval,
             on_change=lambda: self._reconciler.soon(),  # noqa: PLW0108 - made later than this
         )
@@ -304,6 +308,7 @@ class _Agent:
         self._host_boot.on_registered()
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        self._right_to_count.look(is_up=is_up, fault=self._broker.fault)
         if is_up:
             self._health.up(Dependency.BROKER)
         else:

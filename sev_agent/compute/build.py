@@ -17,9 +17,10 @@ from sev_agent.compute.disk import create_disk
 from sev_agent.compute.firmware_files import create_nvram, firmware_digest
 from sev_agent.compute.image_cache import CachedImage, ImageCache
 from sev_agent.compute.image_inspection import check_declared, check_fits
+from sev_agent.compute.instance_files import InstanceFiles
 from sev_agent.compute.kernel_files import KernelFiles
 from sev_agent.compute.progress import Progress, Step
-from sev_agent.compute.record import InstanceFiles, Record, RecordStore, State
+from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.compute.refusal import explained
 from sev_agent.config import AgentConfig
 from sev_agent.domain.builder import build_domain

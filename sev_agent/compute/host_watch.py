@@ -1,14 +1,16 @@
 """What the host can run, watched while the daemon runs: a change is acted on at once, and told."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
 
+from sev_agent.compute.device_nodes import DeviceNodes
 from sev_agent.compute.record import RecordStore
 from sev_agent.compute.slots import Generations
 from sev_agent.hypervisor.domains import Guest
@@ -20,32 +22,63 @@ from sev_agent.uninterrupted import raise_if_cancelled
 log = structlog.stdlib.get_logger(__name__)
 
 
-class HostWatch:
-    """Looks at the kernel's files every ``interval`` seconds; ``on_change`` is called when they say something else.
+_NODES: Final = ("kvm", "sev")
+"""The first is made by KVM's module, and gone while that is loaded anew; the second by the secure processor's."""
 
-    The kernel tells nobody when a parameter of a module changes or is loaded anew: there is no event to wait for.
+_SETTLED_SECONDS: Final = 0.1
+
+
+class HostWatch:
+    """Looks at the kernel's files when a device node comes or goes; calls ``on_change`` while they are not as known.
+
+    Modules read their parameters when they are loaded, and make their nodes after it: that is the event to wait for.
+    What makes no event (a counter of the cgroup) is found every ``interval`` seconds, which must serve also where
+    ``/dev`` cannot be watched.
+    ``known`` is the reading that the last comparison acted on, ``None`` before the first. Not the last that was seen
+    here: a comparison may see a change before the watch does, and what is then taken back is a change as well.
     """
 
-    def __init__(self, platform_root: Path, *, interval: float, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        platform_root: Path,
+        *,
+        known: Callable[[], Platform | None],
+        interval: float,
+        on_change: Callable[[], None],
+    ) -> None:
         self._root = platform_root
+        self._known = known
         self._interval = interval
         self._on_change = on_change
-        self._seen: Platform | None = None
+        self._told: Platform | None = None
+        self._due = asyncio.Event()
+        self._nodes = DeviceNodes(platform_root / "dev", _NODES, on_change=self._due.set)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        while True:
-            raise_if_cancelled()
-            await self.look()
-            await asyncio.sleep(self._interval)
+        async with asyncio.TaskGroup() as watching:
+            watching.create_task(self._nodes.run(), name="device-nodes")
+            while True:
+                raise_if_cancelled()
+                await self.look()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval):
+                        await self._due.wait()
+                        # A module that is loaded anew takes its node away and makes it again: one look is enough.
+                        await asyncio.sleep(_SETTLED_SECONDS)
+                self._due.clear()
 
     async def look(self) -> None:
-        """Read the files, and compare them with the last time; the first time there is nothing to compare with."""
+        """Read the files, and compare them with what is known; before anything is known there is nothing to compare."""
         now = await asyncio.to_thread(read_platform, self._root)
-        seen, self._seen = self._seen, now
-        if seen is not None and now != seen:
-            log.warning("host.platform.changed", was=_words(seen), now=_words(now))
-            self._on_change()
+        known = self._known()
+        if known is None or now == known:
+            self._told = None
+            return
+        if now != self._told:  # said once, however often it is asked for
+            log.warning("host.platform.changed", was=_words(known), now=_words(now))
+        self._told = now
+        self._on_change()
 
 
 def _words(platform: Platform) -> dict[str, Any]:
@@ -54,6 +87,7 @@ def _words(platform: Platform) -> dict[str, Any]:
         "sev_es": platform.sev_es,
         "sev_snp": platform.sev_snp,
         "capacity": dict(platform.misc_capacity),
+        "sev_device": platform.sev_device,
     }
 
 

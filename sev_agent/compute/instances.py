@@ -105,8 +105,8 @@ class Instances:
     async def build(self, instance: Instance, request_id: str, scheduling: Scheduling | None = None) -> Record:
         """Accept a build. The same request again is a success; another one with the same UUID is refused.
 
-        One that a scheduler sends though this host has passed the instance on goes back to the schedulers. Raises
-        ``InstanceExists``, ``JournalFailed``, ``BrokerUnavailable``.
+        One that a scheduler sends though this host has passed the instance on goes back to the schedulers; where none
+        can take it, it ends in an error here. Raises ``InstanceExists``, ``JournalFailed``, ``BrokerUnavailable``.
         """
         # Whole, or not at all: what stands in the journal and nobody works on would wait for the next resume.
         return await uninterrupted(self._accept(instance, request_id, scheduling))
@@ -155,8 +155,7 @@ class Instances:
         async with self._locks.of(instance.uuid):
             record = self._store.get(instance.uuid)
             if record is not None and record.state is State.RESCHEDULED and scheduling is not None:
-                await self._rescheduling.send_back(record, instance, scheduling, request_id)
-                return record
+                return await self._send_back(record, instance, request_id, scheduling)
             if record is not None:
                 return _same(record, instance)
             record = Record.accept(instance, request_id, scheduling)
@@ -167,6 +166,15 @@ class Instances:
             if instance.uuid not in self._tasks:
                 self._begin(instance.uuid, self._operations.carry_out(instance.uuid, resumed=False))
             return record
+
+    async def _send_back(self, record: Record, instance: Instance, request_id: str, scheduling: Scheduling) -> Record:
+        if await self._rescheduling.send_back(record, instance, scheduling, request_id):
+            return record
+        # Nobody else will end it: it fails here, as a build that could not be passed on the first time.
+        failing = record.with_(instance=instance, request_id=request_id, scheduling=scheduling, state=State.FAILING)
+        await self._journal(failing)
+        self._begin(instance.uuid, self._follow(self._tasks.get(instance.uuid), instance.uuid, cancel=False))
+        return failing
 
     async def _accept_deletion(self, uuid: UUID, request_id: str) -> None:
         async with self._locks.of(uuid):
@@ -188,11 +196,10 @@ class Instances:
 
     def views(self) -> list[dict[str, Any]]:
         """What is known of every instance, oldest first."""
-        records = sorted(self._store, key=lambda record: record.created_at)
-        return [self._view(record) for record in records if not record.state.is_gone]
+        return [self._view(record) for record in sorted(self._store.here(), key=lambda record: record.created_at)]
 
     def by_state(self) -> Labelled:
-        counts = Counter(record.state.value for record in self._store if not record.state.is_gone)
+        counts = Counter(record.state.value for record in self._store.here())
         return [((state,), float(count)) for state, count in counts.items()]
 
     async def observe(self, uuid: UUID, *, runs: bool) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sev_agent.compute.image_download import IncomingFile
 from sev_agent.compute.image_inspection import ImageError
-from sev_agent.compute.record import InstanceFiles
+from sev_agent.compute.instance_files import InstanceFiles
 from sev_agent.config import ImagesSection
 from sev_agent.openstack.glance import Image
 from sev_agent.sev.image_properties import KERNEL_ID, RAMDISK_ID, KernelImages

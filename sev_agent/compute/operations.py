@@ -202,16 +202,30 @@ class Operations:
     async def _fail(self, record: Record, *, resumed: bool) -> None:
         del resumed
         assert record.fault is not None, "a build fails by an error"
-        await self._builder.undo(record, Progress(self._measure))
+        try:
+            await self._builder.undo(record, Progress(self._measure))
+        except Unavailable:
+            raise
+        except (SevAgentError, OSError):
+            await self._failed_already(record)
+            raise
         # Stamped before another host can hear of it: what that one tells is newer.
         passed_on = record.rescheduled()
         if await self._rescheduling.pass_on(record):
             await self._announcements.conclude(passed_on, "create", "error", rescheduled=True)
             self._metrics.builds.labels("rescheduled", record.fault.code).inc()
             return
-        failed = record.with_(state=State.ERROR, base_image=None)
+        failed = record.with_(state=State.ERROR, base_image=None, failure_told=False)
         await self._announcements.conclude(failed, "create", "error")
         self._metrics.builds.labels("error", record.fault.code).inc()
+
+    async def _failed_already(self, record: Record) -> None:
+        """Tell that a build failed though its undoing does not get on: once, however often that is tried.
+
+        The state that is told is still ``failing``: another host may be asked yet, once nothing of it is left here.
+        """
+        if not record.failure_told:
+            await self._announcements.conclude(record.with_(failure_told=True), "create", "error")
 
     async def _delete(self, record: Record, *, resumed: bool) -> None:
         del resumed

@@ -26,7 +26,10 @@ log = structlog.stdlib.get_logger(__name__)
 _JOB: Final = "reconcile"
 _RETRY_SECONDS: Final = 3.0
 _LATE_SECONDS: Final = 2.0
-_MEMORY_OF_DELETED: Final = timedelta(days=1)
+_THOROUGH_EVERY: Final = 60
+_MEMORY_OF_GONE: Final = timedelta(days=1)
+_MOST_GONE: Final = 10_000
+"""A build and its deletion every nine seconds for a whole day; each is a file, and is read at every start."""
 
 OnDrift = Callable[[list[dict[str, Any]]], None]
 """Takes what was found different, as ``Reconciliation.findings`` tells it, when it is news."""
@@ -36,6 +39,10 @@ class Reconciler:
     """Runs the comparison at start, every minute, and soon again after one that failed; never two at once.
 
     Every difference is logged, counted, and told to ``on_drift``; one that stays is told once.
+
+    Where nothing changed a run costs Placement one read and no write. That read tells what is used of each provider,
+    not by whom, nor the limits of a single claim. So every sixtieth run is thorough, as the first one always is: it
+    reads all, and writes what it finds wrong.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Reconciler:
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._due = asyncio.Event()
         self._blamed_libvirt = False
+        self._runs_since_thorough = 0
 
     async def run(self) -> None:
         """Compare whenever it is time, until cancelled."""
@@ -86,11 +94,20 @@ class Reconciler:
             self._scheduler.shutdown(wait=False)
 
     def soon(self, *, after: float = 0) -> None:
-        """Move the next run forward to ``after`` seconds from now; the minutely rhythm starts from there."""
-        if not after:
+        """Have a run no later than ``after`` seconds from now; the rhythm starts from one that was moved forward."""
+        if after:
+            self._move_forward(after)
+        else:
             self._due.set()
-        elif self._scheduler.get_job(_JOB) is not None:
-            self._scheduler.modify_job(_JOB, next_run_time=datetime.now(UTC) + timedelta(seconds=after))
+
+    def _move_forward(self, after: float) -> bool:
+        """Whether the next run would have come later."""
+        due = datetime.now(UTC) + timedelta(seconds=after)
+        job = self._scheduler.get_job(_JOB)
+        if job is None or job.next_run_time <= due:
+            return False
+        job.modify(next_run_time=due)
+        return True
 
     async def now(self, *, dry_run: bool) -> Reconciliation:
         """Compare thoroughly, beside the rhythm; a dry run changes nothing. Raises what the comparison raises."""
@@ -110,8 +127,9 @@ class Reconciler:
             async with asyncio.timeout(interval + _LATE_SECONDS):
                 await self._due.wait()
         except TimeoutError:
-            log.warning("reconciler.clock_set_back", silent_seconds=interval + _LATE_SECONDS)
-            self.soon(after=interval)
+            # Where the next run is no later than it should be, only this process was held up.
+            if self._move_forward(interval):
+                log.warning("reconciler.clock_set_back", silent_seconds=interval + _LATE_SECONDS)
         self._due.clear()
 
     async def _ring(self) -> None:
@@ -119,14 +137,18 @@ class Reconciler:
         self._due.set()
 
     async def _compare(self) -> None:
+        self._runs_since_thorough += 1
+        thorough = self._runs_since_thorough >= _THOROUGH_EVERY
         try:
-            outcome = await self._accounting.reconcile(await self._resources())
+            outcome = await self._accounting.reconcile(await self._resources(), thorough=thorough)
         except SevAgentError as error:
             self._failed(error)
             return
+        if thorough:
+            self._runs_since_thorough = 0
         self._note(outcome)
         self._resume()
-        await in_thread(self._store.forget_deleted, older_than=_MEMORY_OF_DELETED)
+        await in_thread(self._store.forget_gone, older_than=_MEMORY_OF_GONE, most=_MOST_GONE)
 
     def _failed(self, error: SevAgentError) -> None:
         self._metrics.reconciliations.labels("failed").inc()

@@ -1,9 +1,7 @@
 """The journal of a host: one durable record for each instance, from its acceptance to its removal."""
 
-import contextlib
 import errno
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,7 +15,9 @@ from uuid import UUID
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sev_agent.compute.qcow2 import BadHeader, read_header
+from sev_agent.compute.instance_files import RECORD_NAME, InstanceFiles
+from sev_agent.compute.shelf import NAME as SHELF
+from sev_agent.compute.shelf import Shelf
 from sev_agent.durable import discard_unfinished, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted, SevAgentError
 from sev_agent.messaging.spool import Letter
@@ -28,7 +28,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 _FORMAT = 1
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
-_RECORD = "instance.json"
 _TICK = timedelta(microseconds=1)
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DISK_REMEDY = "free space on this host's disk, or use another host"
@@ -137,6 +136,8 @@ class Record(_Value):
     firmware: Path | None = None
     firmware_sha256: str | None = None
     fault: Fault | None = None
+    failure_told: bool = False
+    """Whether the world knows of the fault of a build that is still being undone."""
     handled: tuple[str, ...] = ()
     owed: tuple[Letter, ...] = ()
     """What was not told yet of how operations on it ended; ``RecordStore`` alone writes it."""
@@ -174,56 +175,16 @@ class Record(_Value):
 
     def _gone(self, **changes: Any) -> Self:
         bare = self.instance.model_copy(update={"user_data": None, "public_keys": {}, "metadata": {}})
-        return self.with_(instance=bare, base_image=None, **changes)
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceFiles:
-    """The files of one instance, all in its own directory."""
-
-    directory: Path
-
-    @property
-    def record(self) -> Path:
-        return self.directory / _RECORD
-
-    @property
-    def disk(self) -> Path:
-        return self.directory / "disk.qcow2"
-
-    @property
-    def config_drive(self) -> Path:
-        return self.directory / "config-drive.iso"
-
-    @property
-    def nvram(self) -> Path:
-        return self.directory / "nvram.fd"
-
-    @property
-    def kernel(self) -> Path:
-        return self.directory / "kernel"
-
-    @property
-    def ramdisk(self) -> Path:
-        return self.directory / "ramdisk"
-
-    @property
-    def definition(self) -> Path:
-        """What libvirt was told of the guest."""
-        return self.directory / "domain.xml"
-
-    @property
-    def console_log(self) -> Path:
-        return self.directory / "console.log"
+        return self.with_(instance=bare, base_image=None, failure_told=False, **changes)
 
 
 @dataclass(slots=True)
 class RecordStore:
     """The records below ``directory``, in memory and on disk alike. Its methods block on the disk.
 
-    A record that cannot be read (cut short, or written by another version) is set aside in ``set-aside`` and logged:
-    it never blocks the start, and never is lost. ``bases_set_aside`` are the images below the disks that went with it,
-    which a guest may still run on.
+    A directory that holds no record of ours (cut short, written by another version, or not named by a UUID) is set
+    aside in ``.set-aside`` and logged, or left where it is if it cannot be moved: it never blocks the start, and never
+    is lost. ``bases_set_aside`` are the images below the disks in such directories, which a guest may still run on.
     """
 
     directory: Path
@@ -231,23 +192,26 @@ class RecordStore:
     _records: dict[UUID, Record] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _writing: dict[UUID, threading.Lock] = field(default_factory=dict)
+    _left_out: frozenset[str] = frozenset()
 
     def open(self) -> None:
         """Read every record. Raises ``OSError`` where the directory itself cannot be used."""
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         # The kernel lets QEMU, under an identity of its own, through to the files it may open.
         self.directory.chmod(0o711)
+        shelf = Shelf(self.directory)
         for path in sorted(self.directory.iterdir()):
-            if not path.is_dir() or _discard_unaccepted(path):
+            if path.name == SHELF or not path.is_dir():
                 continue
             try:
-                discard_unfinished(path)
-                record = _read(path)
+                record = _recover(path)
             except (ValueError, OSError) as error:
-                self._set_aside(path, error)
+                shelf.take(path, error)
             else:
-                self._records[record.uuid] = record
-        self.bases_set_aside = _bases_below(self._shelf)
+                if record is not None:
+                    self._records[record.uuid] = record
+        self._left_out = shelf.left_out
+        self.bases_set_aside = shelf.bases()
 
     def files(self, uuid: UUID) -> InstanceFiles:
         return InstanceFiles(self.directory / str(uuid))
@@ -257,6 +221,10 @@ class RecordStore:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(list(self._records.values()))
+
+    def here(self) -> Iterator[Record]:
+        """The records of what this host has, without what it only remembers."""
+        return (record for record in self if not record.state.is_gone)
 
     def save(self, record: Record, *, owing: Letter | None = None) -> None:
         """Write ``record`` durably; in memory it changes only after the disk has it.
@@ -296,6 +264,8 @@ class RecordStore:
 
     def _write(self, record: Record) -> None:
         files = self.files(record.uuid)
+        if str(record.uuid) in self._left_out:
+            raise FileExistsError(errno.EEXIST, "one that cannot be read is in its place", str(files.record))
         is_new = not files.directory.exists()
         if is_new:
             files.directory.mkdir(mode=0o711)
@@ -323,37 +293,44 @@ class RecordStore:
                 path.unlink(missing_ok=True)
         sync_directory(files.directory)
 
-    def forget_deleted(self, *, older_than: timedelta) -> None:
-        """Remove the records of instances that left so long ago that no message asks for them again."""
+    def forget_gone(self, *, older_than: timedelta, most: int) -> None:
+        """Remove the records of instances that left so long ago that no message asks for them again.
+
+        No more than ``most`` are kept, the latest ones; none is removed that owes a letter.
+        """
         limit = datetime.now(UTC) - older_than
-        for record in self:
-            if record.state.is_gone and record.updated_at < limit and not record.owed:
+        gone = sorted((record for record in self if record.state.is_gone), key=lambda record: record.updated_at)
+        surplus = len(gone) - most
+        for place, record in enumerate(gone):
+            if (place < surplus or record.updated_at < limit) and not record.owed:
+                self._forget(record)
+
+    def _forget(self, record: Record) -> None:
+        with self._lock(record.uuid):
+            # What was sent to this host once more meanwhile is here again.
+            if self._records.get(record.uuid) is record:
                 shutil.rmtree(self.files(record.uuid).directory, ignore_errors=True)
                 del self._records[record.uuid]
                 self._writing.pop(record.uuid, None)
 
-    @property
-    def _shelf(self) -> Path:
-        return self.directory.parent / "set-aside"
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
-        self._shelf.mkdir(mode=0o700, exist_ok=True)
-        target = self._shelf / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
-        path.rename(target)
-        log.error("record.set_aside", path=str(path), kept_as=str(target), reason=str(error))
+def _recover(directory: Path) -> Record | None:
+    """The record in ``directory``, once what a power loss left is removed; nothing where that was all.
 
-
-def _discard_unaccepted(directory: Path) -> bool:
-    """Remove what a power loss left of a first write: until the record was whole, nothing was promised to anyone."""
-    left = [path for path in directory.iterdir() if not path.name.startswith(f".{_RECORD}.")]
-    if left:
-        return False
-    shutil.rmtree(directory)
-    return True
+    Raises ``ValueError`` and ``OSError``. What is not named as ours is not touched.
+    """
+    if str(UUID(directory.name)) != directory.name:
+        raise ValueError("not named as an instance's directory is")
+    if all(path.name.startswith(f".{RECORD_NAME}.") for path in directory.iterdir()):
+        # Of a first write: until the record was whole, nothing was promised to anyone.
+        shutil.rmtree(directory)
+        return None
+    discard_unfinished(directory)
+    return _read(directory)
 
 
 def _read(directory: Path) -> Record:
-    path = directory / _RECORD
+    path = directory / RECORD_NAME
     with path.open("rb") as file:
         content = file.read(_MAX_RECORD_BYTES + 1)
     if len(content) > _MAX_RECORD_BYTES:
@@ -365,17 +342,3 @@ def _read(directory: Path) -> Record:
     if str(record.uuid) != directory.name:
         raise ValueError(f"speaks of instance {record.uuid}")
     return record
-
-
-def _bases_below(shelf: Path) -> frozenset[Path]:
-    """The images below the disks on ``shelf``, as far as they can be read."""
-    bases: set[Path] = set()
-    for directory in shelf.iterdir() if shelf.is_dir() else ():
-        files = InstanceFiles(directory)
-        # A disk that libvirt gave to QEMU's user is closed to us: then what the record says has to do.
-        with contextlib.suppress(OSError, BadHeader):
-            if backing := read_header(files.disk).backing_file:
-                bases.add(Path(os.fsdecode(backing)))
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            bases.add(Path(json.loads(files.record.read_bytes())["base_image"]))
-    return frozenset(bases)

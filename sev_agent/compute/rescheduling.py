@@ -38,10 +38,13 @@ class Rescheduling:
             return False
         return await self._cast(record.instance, record.scheduling, record.fault, record.generation, record.request_id)
 
-    async def send_back(self, record: Record, instance: Instance, scheduling: Scheduling, request_id: str) -> None:
-        """Cast a build that came again though ``record`` says that it was passed on. Raises ``BrokerUnavailable``."""
+    async def send_back(self, record: Record, instance: Instance, scheduling: Scheduling, request_id: str) -> bool:
+        """Cast a build that came again though ``record`` says that it was passed on; whether it is another's now.
+
+        Raises ``BrokerUnavailable``.
+        """
         assert record.fault is not None, "a build is passed on because it failed"
-        await self._cast(instance, scheduling, record.fault, record.generation, request_id)
+        return await self._cast(instance, scheduling, record.fault, record.generation, request_id)
 
     async def _cast(
         self, instance: Instance, scheduling: Scheduling, fault: Fault, generation: Generation | None, request_id: str

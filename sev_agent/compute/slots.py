@@ -62,25 +62,28 @@ def generations(capabilities: HostCapabilities, platform: Platform, settings: En
 
 def _missing(generation: Generation, capabilities: HostCapabilities, platform: Platform) -> str:
     """What keeps the host from running ``generation``, or an empty text."""
+    without_device = _unless(platform.sev_device is not False, _NO_DEVICE)
     match generation:
         case Generation.SEV:
-            return _unless(platform.sev, _parameter("sev")) or _no_sev(capabilities)
+            return _unless(platform.sev, _parameter("sev")) or without_device or _no_sev(capabilities)
         case Generation.SEV_ES:
             return (
                 _unless(platform.sev_es, _parameter("sev_es"))
+                or without_device
                 or _no_sev(capabilities)
                 or _unless(not platform.sev_snp, _EXCLUDED)
                 or _unless(_numbers(capabilities.emulator_version) >= _QEMU_OF_ES, _old_qemu(capabilities))
             )
         case Generation.SEV_SNP:
             told = "sev-snp" in capabilities.sectypes
-            return _unless(platform.sev_snp, _parameter("sev_snp")) or _unless(told, _NO_SECTYPE)
+            return _unless(platform.sev_snp, _parameter("sev_snp")) or without_device or _unless(told, _NO_SECTYPE)
 
 
 _QEMU_OF_ES: Final = (8, 0)
 """Older ones start SEV-ES guests that do not reboot; Nova draws the same line."""
 
 _EXCLUDED: Final = "SEV-SNP is on, and the firmware's fix of CVE-2025-48514 lets a host run only one of the two"
+_NO_DEVICE: Final = "there is no /dev/sev: the kernel's driver of the secure processor (module ccp) has not made it"
 _NO_SECTYPE: Final = "libvirt offers no launch security 'sev-snp' (it needs libvirt 10.5 and QEMU 9.1)"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sev_agent import __version__
 from sev_agent.compute.admission import Admission
+from sev_agent.compute.firmware_version import FirmwareVersion, Version
 from sev_agent.compute.host_watch import ReadinessReport
 from sev_agent.compute.inventory import HostResources, host_resources
 from sev_agent.compute.slots import Generations, generations
@@ -40,9 +41,17 @@ class HostStatus:
         self._health = health
         self._capabilities: HostCapabilities | None = None
         self._platform: Platform | None = None
+        self._acted_on: Platform | None = None
         self._admission = admission
         self._readiness = readiness
+        self._firmware = FirmwareVersion(config.encryption.platform_root)
+        self._firmware_version: Version | None = None
         self._found = Generations({}, {})
+
+    @property
+    def acted_on(self) -> Platform | None:
+        """What the kernel said to the last comparison that was carried out; ``None`` before the first."""
+        return self._acted_on
 
     async def resources(self) -> HostResources:
         """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say."""
@@ -51,7 +60,13 @@ class HostStatus:
         self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
         self._platform = await asyncio.to_thread(read_platform, config.encryption.platform_root)
         self._found = generations(self._capabilities, self._platform, config.encryption)
-        self._admission.learn(self._found.unusable, smt=self._platform.smt)
+        self._firmware_version = await self._firmware.read()
+        self._admission.learn(
+            self._found.unusable,
+            smt=self._platform.smt,
+            one_socket=self._platform.one_socket,
+            firmware=self._firmware_version,
+        )
         return await host_resources(self._capabilities, self._found, config.host.state_dir, config.placement)
 
     async def report(self) -> dict[str, Any]:
@@ -67,6 +82,7 @@ class HostStatus:
             },
             "hypervisor": {"libvirt": found.libvirt_version, "qemu": found.emulator_version} if found else None,
             "simulated": platform.simulated if platform else None,
+            "firmware_api": "{}.{}".format(*self._firmware_version) if self._firmware_version else None,
             "memory": None
             if found is None
             else {
@@ -95,7 +111,8 @@ class HostStatus:
         }
 
     def look(self) -> None:
-        """Tell what the host can run and what it cannot any more, by what was read and seen last."""
+        """Tell what the host can run and what it cannot any more, once a comparison has acted on what was read last."""
+        self._acted_on = self._platform
         self._readiness.look(self._found)
 
     def slots_total(self) -> Labelled:

@@ -33,6 +33,7 @@ from sev_agent.config.every_daemon import (
     ServiceSection,
 )
 from sev_agent.config.loading import ENVIRONMENT_PREFIX, ConfigurationError, load, load_as, variables
+from sev_agent.config.policy import PolicySection
 from sev_agent.config.scheduler import (
     SchedulerConfig,
     SchedulerHttpSection,
@@ -65,6 +66,7 @@ __all__ = [
     "NetworksSection",
     "NotificationsSection",
     "PlacementSection",
+    "PolicySection",
     "QuotaSection",
     "ReconcilerSection",
     "SchedulerConfig",

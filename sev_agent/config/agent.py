@@ -1,13 +1,13 @@
 """What the host daemon is told."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from sev_agent.config.every_daemon import DaemonConfig, ServiceSection
+from sev_agent.config.policy import PolicySection
 from sev_agent.config.section import AbsolutePath, MachineName, Seconds, Section, machine_name
-from sev_agent.sev.policy import FLAGS, PolicyBounds
 
 
 class HostSection(Section):
@@ -36,16 +36,7 @@ class HypervisorSection(Section):
     reconnect_max: Seconds = 5
 
 
-def _are_flags(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := sorted(set(names) - FLAGS):
-        raise ValueError(f"no flag of a guest policy: {', '.join(unknown)}; there are {', '.join(sorted(FLAGS))}")
-    return names
-
-
-PolicyFlags = Annotated[tuple[str, ...], AfterValidator(_are_flags)]
-
-
-class EncryptionSection(Section):
+class EncryptionSection(PolicySection):
     """The SEV platform. ``platform_root`` is the root below which ``sys``, ``proc`` and ``dev`` are read.
 
     ``limit`` is the most SEV guests, ``es_limit`` the most guests of SEV-ES or SEV-SNP; ``watch_interval`` is seconds.
@@ -54,14 +45,8 @@ class EncryptionSection(Section):
     platform_root: AbsolutePath = Path("/")
     limit: int | None = Field(default=None, ge=1, le=100_000)
     es_limit: int | None = Field(default=None, ge=1, le=100_000)
-    policy_required: PolicyFlags = ()
-    policy_forbidden: PolicyFlags = ("migrate_ma",)
     memory_limit: Literal["none", "footprint"] = "none"
     watch_interval: Seconds = 10
-
-    @property
-    def policy_bounds(self) -> PolicyBounds:
-        return PolicyBounds(required=frozenset(self.policy_required), forbidden=frozenset(self.policy_forbidden))
 
 
 class NotificationsSection(Section):

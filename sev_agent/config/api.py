@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
+from sev_agent.config.policy import PolicySection
 from sev_agent.config.section import Seconds, Section, Url
 
 _DATABASE_SCHEMES = ("sqlite:///", "postgresql://")
@@ -121,6 +122,7 @@ class UpkeepSection(Section):
 
     A server that waits for a host is scheduled again after ``schedule_deadline``, ``schedule_attempts`` times in all;
     one that a host works on is asked for after ``transition_deadline``, and given up after ``looks`` without an answer.
+    One that is on no way is compared with its host's word each ``compare_interval``.
     """
 
     interval: Seconds = 10
@@ -129,6 +131,7 @@ class UpkeepSection(Section):
     transition_deadline: Seconds = 60
     looks: int = Field(default=5, ge=1, le=1000)
     call_timeout: Seconds = 10
+    compare_interval: Seconds = 3600
 
 
 class ApiHttpSection(HttpSection):
@@ -148,6 +151,7 @@ class ApiConfig(DaemonConfig):
     glance: ServiceSection = Field(default_factory=ServiceSection)
     quota: QuotaSection = Field(default_factory=QuotaSection)
     networks: NetworksSection = Field(default_factory=NetworksSection)
+    encryption: PolicySection = Field(default_factory=PolicySection)
     upkeep: UpkeepSection = Field(default_factory=UpkeepSection)
     http: ApiHttpSection = Field(default_factory=ApiHttpSection)
 

@@ -1,17 +1,33 @@
 """What every daemon is told: the services that it needs, where it tells of itself, and how it logs."""
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from sev_agent.config.section import Seconds, Section, Url
+
+
+def _is_broker(url: SecretStr) -> SecretStr:
+    # What is wrong is not quoted: there may be a password in it.
+    try:
+        parts = urlsplit(url.get_secret_value())
+        usable = parts.scheme in {"amqp", "amqps"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS")
+    return url
+
+
+BrokerUrl = Annotated[SecretStr, AfterValidator(_is_broker)]
 
 
 class MessagingSection(Section):
     """RabbitMQ. Times are seconds."""
 
-    url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    url: BrokerUrl = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
     connect_timeout: Seconds = 10
     publish_timeout: Seconds = 10
     reconnect_max: Seconds = 5

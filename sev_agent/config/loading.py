@@ -42,7 +42,7 @@ def load_as(model: type[D], path: Path, environment: Mapping[str, str] | None = 
     Raises ``ConfigurationError`` that lists every fault with its path: an unreadable file, an unknown key or variable,
     a value of the wrong type or out of bounds, one that another value demands.
     """
-    values = _read(path)
+    values = _read(path, model.reference)
     for section in model.model_fields.keys() & {"host", "scheduler"}:
         # Without its section, a fault of the machine's own name would be told without its path, and alone.
         values.setdefault(section, {})
@@ -71,12 +71,13 @@ def variables(model: type[DaemonConfig] = AgentConfig) -> dict[str, tuple[str, s
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, reference: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(
-            f"{path} cannot be read: {error.strerror}", remedy="give the daemon's file with --config"
+            f"{path} cannot be read: {error.strerror}",
+            remedy=f"give the daemon's file with --config, or make one from {reference}",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}", remedy="correct the syntax") from None
@@ -113,5 +114,5 @@ def _list(text: str) -> Any:
 
 def _describe(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
-    text = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+    text = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
     return f"{path}: {text}"

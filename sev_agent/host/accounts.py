@@ -1,6 +1,6 @@
 """Names of users and groups of the host below a root, and who may open a file."""
 
-from sev_agent.host.files import HostFiles, Node
+from sev_agent.hypervisor.host_files import HostFiles, Node
 
 _MAX_NAMES = 8
 

@@ -13,10 +13,10 @@ from sev_agent.errors import Conflict, SevAgentError
 from sev_agent.host import boot_line, cpuinfo, kernel, modprobe, registers
 from sev_agent.host.checks.firmware_descriptors import DIRECTORIES as FIRMWARE
 from sev_agent.host.checks.limits_memlock import find_daemon
-from sev_agent.host.files import HostFiles, Node
 from sev_agent.host.inquiry import CAPABILITIES, NO_CAPABILITIES, VERSIONS
-from sev_agent.host.secure_processor import DEVICE, Command, Status, platform_status
 from sev_agent.hypervisor.capabilities import DomainCapabilities
+from sev_agent.hypervisor.host_files import HostFiles, Node
+from sev_agent.hypervisor.secure_processor import DEVICE, Command, Status, platform_status
 
 _FILES: Final = (
     boot_line.IN_EFFECT,

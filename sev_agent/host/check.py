@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
@@ -12,6 +12,8 @@ from sev_agent.sev.generation import Generation
 ALL = frozenset(Generation)
 ES_AND_SNP = frozenset({Generation.SEV_ES, Generation.SEV_SNP})
 SNP = frozenset({Generation.SEV_SNP})
+NEEDED_FOR: Final = {Generation.SEV: ALL, Generation.SEV_ES: ES_AND_SNP, Generation.SEV_SNP: SNP}
+"""The generations that hang on the kernel's support of one: each needs what came before it."""
 ADVICE: frozenset[Generation] = frozenset()
 """For checks whose failure keeps no guest from running."""
 

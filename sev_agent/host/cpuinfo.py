@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 
 PATH: Final = "proc/cpuinfo"
 _MAX_BYTES = 16 * 1024  # the first processor's lines; there may be hundreds of processors

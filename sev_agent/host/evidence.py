@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sev_agent.host.answers import Libvirt, Service
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from sev_agent.config import AgentConfig, HypervisorSection
 from sev_agent.errors import SevAgentError
 from sev_agent.host.answers import Libvirt, LibvirtAnswer, NoAnswer, NotAsked, Service, ServiceAnswer
 from sev_agent.host.evidence import Evidence
-from sev_agent.host.files import HostFiles
 from sev_agent.hypervisor.capabilities import DomainCapabilities, read_domain_capabilities
 from sev_agent.hypervisor.connection import Hypervisor
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.hypervisor.sev_capabilities import parse
 from sev_agent.messaging.broker import Broker
 from sev_agent.openstack.identity import KeystoneIdentity, NoIdentity

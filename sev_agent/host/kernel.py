@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 
 RELEASE: Final = "proc/sys/kernel/osrelease"
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 MODULE: Final = "sys/module/kvm_amd"

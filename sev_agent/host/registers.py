@@ -9,7 +9,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 
 CPUID = "dev/cpu/0/cpuid"
 MSR = "dev/cpu/0/msr"

@@ -43,11 +43,21 @@ class Ended:
 class Lab:
     """The lab in one directory. ``cache`` holds what is costly to make, and may be shared by labs.
 
+    ``database_url`` is where its APIs keep their state, from their next start on, in place of a file of the lab's.
+
     The properties need a lab that was brought up once; without one they raise ``LabError``. Blocks on the disk.
     """
 
-    def __init__(self, directory: Path, *, cache: Path | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+        database_url: str | None = None,
+    ) -> None:
         self.directory = directory.resolve()
+        self._database_url = database_url
         self._progress = progress or Silent()
         self._supervisor = Supervisor(self.directory, self._progress)
         self._damage: LabError | None = None
@@ -291,6 +301,7 @@ class Lab:
             cloud=self.cloud,
             apis=self._state.apis,
             schedulers=self._state.schedulers,
+            database_url=self._database_url,
         )
 
     @property

@@ -42,6 +42,7 @@ class ControlPlane:
     cloud: OpenStack
     apis: int
     schedulers: int
+    database_url: str | None = None
 
     @property
     def compute_urls(self) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ class ControlPlane:
     def _api(self, name: str) -> Sections:
         return {
             "api": {"host": "127.0.0.1", "port": self.ports[name]},
-            "database": {"url": f"sqlite:///{self.directory / 'api/api.sqlite'}"},
+            "database": {"url": self.database_url or f"sqlite:///{self.directory / 'api/api.sqlite'}"},
             "glance": {"endpoint": self.cloud.glance_url},
             "quota": _QUOTA,
             "networks": _NETWORKS,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -45,6 +46,14 @@ class RemoteError(SevAgentError):
         self.kind = failure.kind
         # Elsewhere these belong to the class; here alone each error brings its own, and an instance's value wins.
         vars(self).update(code=failure.code or type(self).code, retryable=failure.retryable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueUse:
+    """Who takes from a queue, and how many messages wait in it that nobody has taken."""
+
+    consumers: int
+    waiting: int
 
 
 class RpcClient:
@@ -117,10 +126,15 @@ class RpcClient:
         await self._send(self._request(method, arguments, context, None), queue, expiration=None)
 
     async def consumer_count(self, queue: str) -> int | None:
-        """How many consume ``queue`` now, by a passive declare; ``None`` where there is no such queue.
+        """How many consume ``queue`` now; ``None`` where there is no such queue.
 
         A host that can work consumes its work queue, so 1 is alive. Raises ``BrokerUnavailable``.
         """
+        use = await self.queue_use(queue)
+        return None if use is None else use.consumers
+
+    async def queue_use(self, queue: str) -> QueueUse | None:
+        """How ``queue`` is used now, by a passive declare; ``None`` where it is not. Raises ``BrokerUnavailable``."""
         link = await self._broker.wait_up(self._broker.timeout)
         channel = await link.channel()
         try:
@@ -129,7 +143,8 @@ class RpcClient:
                     declared = await channel.declare_queue(queue, passive=True, timeout=self._broker.timeout)
                 except ChannelNotFoundEntity:
                     return None
-                return declared.declaration_result.consumer_count or 0
+                found = declared.declaration_result
+                return QueueUse(consumers=found.consumer_count or 0, waiting=found.message_count or 0)
         finally:
             with contextlib.suppress(BrokerUnavailable), broker_errors("close the channel"):
                 await channel.close()

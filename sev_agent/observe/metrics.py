@@ -9,6 +9,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from sev_agent.observe.health import Health
+
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
 
 Labelled = Iterable[tuple[tuple[str, ...], float]]
@@ -16,7 +18,7 @@ Labelled = Iterable[tuple[tuple[str, ...], float]]
 
 
 class ProcessMetrics:
-    """The metrics of every daemon: its process, and its requests to OpenStack.
+    """The metrics of every daemon: its process, its health, and its requests to OpenStack.
 
     What its parts hold is read by ``observe`` when it is asked for.
     """
@@ -36,6 +38,16 @@ class ProcessMetrics:
     def count_request(self, service: str, method: str, status: int, seconds: float) -> None:
         """A ``RequestObserver`` of the requests to OpenStack's services."""
         self.openstack_seconds.labels(service, method, str(status)).observe(seconds)
+
+    def observe_health(self, health: Health) -> None:
+        """Offer what ``/readyz`` says."""
+        self.observe(
+            "sev_agent_dependency_up",
+            "Whether what the daemon leans on can be used.",
+            ("dependency",),
+            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
+        )
+        self.observe("sev_agent_ready", "Whether /readyz says yes.", (), lambda: [((), float(health.is_ready))])
 
     def observe(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Labelled]) -> None:
         """Offer a gauge whose values are read at the moment that somebody asks for them."""

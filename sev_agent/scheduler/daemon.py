@@ -127,7 +127,7 @@ class _Scheduler:
             is_alive=self._is_alive,
             on_listening=lambda: manager.notify(READY=1, STATUS=self._health.summary),
         )
-        self._observe()
+        self._metrics.observe_health(self._health)
 
     def start(self) -> None:
         """Start every part; they are stopped in the reverse order: the queue first, the connections last."""
@@ -162,13 +162,3 @@ class _Scheduler:
     def _is_alive(self) -> bool:
         """Whether the broker's task goes on; to be asked at all shows that the loop does."""
         return self._supervisor.is_running(_BROKER_TASK)
-
-    def _observe(self) -> None:
-        metrics, health = self._metrics, self._health
-        metrics.observe(
-            "sev_agent_dependency_up",
-            "Whether the broker and Placement can be used.",
-            ("dependency",),
-            lambda: [((name.value,), float(condition.up)) for name, condition in health.conditions.items()],
-        )
-        metrics.observe("sev_agent_ready", "Whether /readyz says yes.", (), lambda: [((), float(health.is_ready))])

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Unroutable
 from sev_agent.messaging.client import RpcClient
@@ -117,6 +118,7 @@ class Placing:
             try:
                 with option.taken():
                     held = await self._claims.make(request.instance, option.resources)
+                    reached(CrashPoint.SCHEDULE_AFTER_CLAIM)
                     if held is None and await self._tell(option.host, request, context):
                         self._on_claim("claimed")
                         option.free_slots -= 1
@@ -161,4 +163,5 @@ class Placing:
             )
         except Unroutable:
             return False
+        reached(CrashPoint.SCHEDULE_AFTER_CAST)
         return True

@@ -15,7 +15,7 @@ from sev_agent.compute.disk import create_disk
 from sev_agent.compute.firmware_files import create_nvram, firmware_digest
 from sev_agent.compute.image_cache import CachedImage
 from sev_agent.compute.image_inspection import declared_format, stored_virtual_size
-from sev_agent.compute.record import InstanceFiles
+from sev_agent.compute.instance_files import InstanceFiles
 from sev_agent.config import AgentConfig, ServiceSection
 from sev_agent.domain.builder import build_domain
 from sev_agent.domain.firmware import FirmwareWanted, FlashBuild, choose_firmware

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from pydantic import JsonValue
 
 from sev_agent.compute.image_download import INCOMING_PREFIX
-from sev_agent.compute.record import InstanceFiles
+from sev_agent.compute.instance_files import InstanceFiles
 from sev_agent.domain.identity import domain_name
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.host import Host

@@ -10,6 +10,7 @@ from sev_agent.lab.cloud import Lab
 from sev_agent.lab.platform.emulator.kind import Kind
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
+from tests.e2e.delays import FOLLOWED, line
 from tests.e2e.downloads import StallingProxy
 from tests.e2e.ear import Ear, listening
 from tests.e2e.own_lab import own_lab, seen_from_outside
@@ -17,6 +18,16 @@ from tests.proxy import Proxy
 
 SLOTS = 4
 _LOG_LINES = 60
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FOLLOWED] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if seconds := config.stash[FOLLOWED]:
+        terminalreporter.write_sep("-", "delays")
+        terminalreporter.write_line(line(seconds))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

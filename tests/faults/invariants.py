@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from sev_agent.compute.image_download import INCOMING_PREFIX
+from sev_agent.compute.shelf import NAME as SHELF
 from sev_agent.lab import processes
 from sev_agent.lab.platform.namespace import EMULATOR
 from sev_agent.lab.service import GUESTS
@@ -138,6 +139,9 @@ def _guest_name(command: str) -> str:
 
 def _files(cloud: Cloud, kept: Collection[UUID]) -> Iterable[str]:
     for directory in (cloud.state_dir / "instances").iterdir():
+        if directory.name == SHELF:
+            yield f"records were set aside: {[path.name for path in directory.iterdir()]}"
+            continue
         names = {path.name for path in directory.iterdir()} - {"instance.json"}
         try:
             uuid = UUID(directory.name)
@@ -154,8 +158,6 @@ def _files(cloud: Cloud, kept: Collection[UUID]) -> Iterable[str]:
             yield f"{directory} still has {sorted(left)}"
     for path in cloud.images_dir.glob(f"{INCOMING_PREFIX}*"):
         yield f"{path} is half an image"
-    if (shelf := cloud.state_dir / "set-aside").exists():
-        yield f"records were set aside: {[path.name for path in shelf.iterdir()]}"
 
 
 async def _allocations(cloud: Cloud, running: Collection[UUID], holders: Collection[UUID]) -> list[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from sev_agent.host.boot_line import next_boot
-from sev_agent.host.files import HostFiles
 from sev_agent.host.preparation.arguments import missing, words
 from sev_agent.host.preparation.ledger import Ledger
 from sev_agent.host.preparation.plan import make_plan
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 from tests.hosts import contents, unpack
 

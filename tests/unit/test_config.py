@@ -374,6 +374,14 @@ class TestEnvironment:
             except ConfigurationError as error:
                 assert "\n  " in str(error)  # noqa: PT017 - either outcome is right
 
+    @pytest.mark.parametrize(
+        "url", ["", "broker", "rabbit://broker/", "http://broker/", "amqp://", "amqp://broker:port/", "amqp://b:99999/"]
+    )
+    def test_what_is_no_broker(self, path: Path, url: str) -> None:
+        """An address that RabbitMQ cannot have is refused before the daemon starts, and told how one looks."""
+        with pytest.raises(ConfigurationError, match=r"messaging\.url: must be amqp://USER:PASSWORD@HOST:PORT/VHOST"):
+            load(path, {"SEV_AGENT_MESSAGING__URL": url})
+
 
 class TestSecrets:
     def _config(self, path: Path) -> AgentConfig:
@@ -395,7 +403,9 @@ class TestSecrets:
 
     def test_are_not_in_errors(self, path: Path) -> None:
         """What is refused is named by its path, and its value is not repeated."""
-        path.write_text(f'[auth]\npassword = ["{PASSWORD}"]\nauth_url = "{PASSWORD}"\n')
+        path.write_text(
+            f'[auth]\npassword = ["{PASSWORD}"]\nauth_url = "{PASSWORD}"\n[messaging]\nurl = "rabbit://a:{PASSWORD}@b/"\n'
+        )
         with pytest.raises(ConfigurationError) as caught:
             load(path, {"SEV_AGENT_AUTH__PASWORD": PASSWORD})  # mistyped: its value is not repeated either
         assert "auth.password: " in str(caught.value)

@@ -7,7 +7,7 @@ The parameters are on by default since Linux 5.13; before, ``sev`` and ``sev_es`
 from functools import partial
 
 from sev_agent.host import boot_line, kernel, modprobe
-from sev_agent.host.check import ALL, ES_AND_SNP, SNP, Check, Finding, judged
+from sev_agent.host.check import NEEDED_FOR, Check, Finding, judged
 from sev_agent.host.checks import kernel_active_by_default
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.kvm_amd import IS_ON, PARAMETERS
@@ -57,9 +57,5 @@ CHECKS = tuple(
         look=partial(look, generation),
         generations=generations,
     )
-    for generation, generations in (
-        (Generation.SEV, ALL),
-        (Generation.SEV_ES, ES_AND_SNP),
-        (Generation.SEV_SNP, SNP),
-    )
+    for generation, generations in NEEDED_FOR.items()
 )

@@ -5,7 +5,7 @@ from sev_agent.host.check import Check, Finding, judged
 from sev_agent.host.checks import kernel_options, module_loaded
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
-from sev_agent.host.secure_processor import DEVICE as SEV_DEVICE
+from sev_agent.hypervisor.secure_processor import DEVICE as SEV_DEVICE
 
 SEV = "device.sev"
 KVM = "device.kvm"

@@ -14,7 +14,7 @@ from sev_agent.sev.generation import Generation
 SEV = "libvirt.sev"
 SEV_SNP = "libvirt.sev_snp"
 
-_CACHE = (
+CACHE = (
     "libvirt's cache is stale: rm -f /var/cache/libvirt/qemu/capabilities/*.xml, then restart libvirtd or virtqemud "
     "(guests go on); if it stays so, QEMU was built without SEV"
 )
@@ -32,7 +32,7 @@ def look_at_sev(evidence: Evidence) -> Finding:
         if answer.sev
         else "<sev supported='no'>, which contradicts the kernel",
         source=evidence.libvirt.source,
-        remedy=_CACHE,
+        remedy=CACHE,
     )
 
 
@@ -46,7 +46,7 @@ def look_at_snp(evidence: Evidence) -> Finding:
         expected=expected,
         found=f"sectypes {', '.join(sorted(sectypes)) or 'none'}",
         source=evidence.libvirt.source,
-        remedy=_CACHE,
+        remedy=CACHE,
     )
 
 

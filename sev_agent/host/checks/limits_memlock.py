@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sev_agent.host.check import Check, Finding, judged, skipped
 from sev_agent.host.evidence import Evidence
-from sev_agent.host.files import HostFiles
 from sev_agent.host.layer import Layer
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 _DAEMONS = ("virtqemud", "libvirtd")

@@ -3,7 +3,7 @@
 from functools import partial
 
 from sev_agent.host import modprobe
-from sev_agent.host.check import ALL, ES_AND_SNP, SNP, Check, Finding, judged
+from sev_agent.host.check import NEEDED_FOR, Check, Finding, judged
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.kvm_amd import IS_ON, PARAMETERS
 from sev_agent.host.layer import Layer
@@ -35,9 +35,5 @@ CHECKS = tuple(
         look=partial(look, generation),
         generations=generations,
     )
-    for generation, generations in (
-        (Generation.SEV, ALL),
-        (Generation.SEV_ES, ES_AND_SNP),
-        (Generation.SEV_SNP, SNP),
-    )
+    for generation, generations in NEEDED_FOR.items()
 )

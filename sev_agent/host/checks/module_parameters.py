@@ -3,7 +3,7 @@
 from functools import partial
 
 from sev_agent.host import kvm_amd
-from sev_agent.host.check import ALL, ES_AND_SNP, SNP, Check, Finding, judged
+from sev_agent.host.check import NEEDED_FOR, Check, Finding, judged
 from sev_agent.host.checks import (
     bios_asids,
     bios_smee,
@@ -67,9 +67,5 @@ CHECKS = tuple(
         needs=_needs(generation),
         decisive=True,
     )
-    for generation, generations in (
-        (Generation.SEV, ALL),
-        (Generation.SEV_ES, ES_AND_SNP),
-        (Generation.SEV_SNP, SNP),
-    )
+    for generation, generations in NEEDED_FOR.items()
 )

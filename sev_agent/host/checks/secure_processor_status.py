@@ -7,7 +7,7 @@ from sev_agent.host.check import SNP, Check, Finding, judged
 from sev_agent.host.checks import device_nodes, module_parameters
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.layer import Layer
-from sev_agent.host.secure_processor import DEVICE, Command, Status, platform_status
+from sev_agent.hypervisor.secure_processor import DEVICE, Command, Status, platform_status
 from sev_agent.sev.generation import Generation
 
 STATUS = "psp.status"

@@ -5,8 +5,8 @@ from typing import Final
 from sev_agent.errors import Conflict
 from sev_agent.host import boot_line, kvm_amd
 from sev_agent.host.checks.boot_iommu import obstacles
-from sev_agent.host.files import HostFiles
 from sev_agent.host.modprobe import Option
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 _PARAMETERS: Final = {

@@ -5,10 +5,10 @@ from typing import Final
 
 from sev_agent.host import boot_line
 from sev_agent.host.boot_line import BootLine
-from sev_agent.host.files import MAX_BYTES, HostFiles
 from sev_agent.host.preparation.arguments import PreparationRefused, missing, refuse_contradiction, words
 from sev_agent.host.preparation.change import Changes, Command, FileChange
 from sev_agent.host.preparation.drop_ins import MARK, own_file
+from sev_agent.hypervisor.host_files import MAX_BYTES, HostFiles
 from sev_agent.sev.generation import Generation
 
 GRUB: Final = "etc/default/grub"

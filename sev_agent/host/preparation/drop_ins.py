@@ -3,9 +3,9 @@
 from typing import Final
 
 from sev_agent.host import modprobe
-from sev_agent.host.files import HostFiles
 from sev_agent.host.preparation.arguments import PreparationRefused, parameters, refuse_contradicting_options
 from sev_agent.host.preparation.change import Changes, FileChange
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 MARK: Final = "# Written by 'sev-agent prepare'; 'sev-agent prepare --undo' takes it back."

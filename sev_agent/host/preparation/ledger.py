@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from sev_agent.durable import sync_directory, write_durably
 from sev_agent.errors import SevAgentError
-from sev_agent.host.files import HostFiles
 from sev_agent.host.preparation.arguments import PreparationRefused
 from sev_agent.host.preparation.change import Command, FileChange
+from sev_agent.hypervisor.host_files import HostFiles
 
 LEDGER: Final = "var/lib/sev-agent-prepare/ledger.json"
 """Not in the daemon's own directory: who may write there must not tell root what to write where."""

@@ -8,12 +8,12 @@ from sev_agent.host.answers import NotAsked
 from sev_agent.host.check import Outcome, Result
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.examination import Report, examine
-from sev_agent.host.files import HostFiles
 from sev_agent.host.layer import Layer
 from sev_agent.host.preparation.arguments import PreparationRefused, missing, parameters, words
 from sev_agent.host.preparation.boot_loader import boot_line_changes
 from sev_agent.host.preparation.change import Changes
 from sev_agent.host.preparation.drop_ins import memory_limits, module_options
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 
 _NOT_FOR_SOFTWARE = frozenset({Layer.CPU, Layer.BIOS, Layer.KERNEL_BUILD})

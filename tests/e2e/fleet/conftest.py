@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -30,6 +31,7 @@ from tests.e2e.fleet.tenant import SETTLED_SECONDS, Tenant
 from tests.e2e.own_lab import cache
 from tests.e2e.waiting import eventually
 from tests.images import make_qcow2
+from tests.postgresql import PostgresServer, postgresql
 
 PROCESSES = 2
 _LOG_LINES = 40
@@ -73,10 +75,6 @@ async def whole_fleet(fleet_lab: Lab, tmp_path_factory: pytest.TempPathFactory) 
         image = await glance.create_image("blank", disk_format="qcow2", visibility="public", properties=tags.IMAGE)
         path = make_qcow2(tmp_path_factory.mktemp("image") / "blank.qcow2")
         await glance.upload(image.id, path, total_timeout=SETTLED_SECONDS)
-        compute = ComputeApi(session, operator, ServiceSection(endpoint=lab.compute_urls[0]))
-        flavor = await compute.create_flavor(
-            "tiny", vcpus=1, ram=64, disk=1, is_public=True, extra_specs=tags.flavor_tags()
-        )
         yield Fleet(
             lab=lab,
             placement=Placement(session, operator, ServiceSection(endpoint=lab.placement_url)),
@@ -86,8 +84,15 @@ async def whole_fleet(fleet_lab: Lab, tmp_path_factory: pytest.TempPathFactory) 
             blue=tenant("blue-member"),
             reader=tenant("red-reader"),
             image=image.id,
-            flavor=flavor.id,
+            flavor=await _make_flavor(lab, session),
         )
+
+
+async def _make_flavor(lab: Lab, session: aiohttp.ClientSession) -> str:
+    operator = KeystoneIdentity(session, admin(lab.cloud))
+    compute = ComputeApi(session, operator, ServiceSection(endpoint=lab.compute_urls[0]))
+    made = await compute.create_flavor("tiny", vcpus=1, ram=64, disk=1, is_public=True, extra_specs=tags.flavor_tags())
+    return made.id
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -99,6 +104,27 @@ async def fleet(whole_fleet: Fleet) -> AsyncIterator[Fleet]:
     await whole_fleet.heal()
     await whole_fleet.empty()
     await eventually(whole_fleet.fleet_is_free, within=SETTLED_SECONDS, what="no slot is taken, no domain runs")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgresql() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def fleet_on_postgresql(fleet: Fleet, postgres: PostgresServer) -> AsyncIterator[Fleet]:
+    """The same fleet, whose APIs have another database meanwhile."""
+    apis = [name for name in fleet.lab.log_names() if name.startswith("api")]
+    lab = Lab(fleet.lab.directory, cache=cache(), database_url=await asyncio.to_thread(postgres.new_database))
+    await fleet.kill(*apis)
+    await lab.up()
+    moved = replace(fleet, lab=lab, flavor=await _make_flavor(lab, fleet.red.session))
+    yield moved
+    await moved.heal()
+    await moved.empty()
+    # Started again on their own database by whoever comes next.
+    await moved.kill(*apis)
 
 
 def _show_logs(lab: Lab) -> None:

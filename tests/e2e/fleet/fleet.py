@@ -71,11 +71,16 @@ class Fleet:
         return {UUID(line) for line in listed.output.split()}
 
     async def kill(self, *services: str) -> None:
-        """End processes of the lab as a crash does."""
+        """End processes of the lab as a crash does, and wait until they are gone."""
         for status in await self.lab.status():
             if status.name in services:
                 assert status.pid is not None, f"{status.name} does not run"
                 os.kill(status.pid, signal.SIGKILL)
+
+        async def gone() -> bool:
+            return all(status.state is State.STOPPED for status in await self.lab.status() if status.name in services)
+
+        await eventually(gone, within=SETTLED_SECONDS, what=f"{', '.join(services)} are gone")
 
     async def heal(self) -> None:
         """Start again what is not there, and wait until every host takes work."""

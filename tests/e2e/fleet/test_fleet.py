@@ -45,6 +45,16 @@ async def test_fifty_creates_for_fifteen_slots(fleet: Fleet, killed: tuple[str, 
 
     SIGKILL of an API and a scheduler in the middle changes none of the sums: who got no answer asks the other API.
     """
+    await storm(fleet, killed)
+
+
+async def test_fifty_creates_on_postgresql(fleet_on_postgresql: Fleet) -> None:
+    """The sums are the same where both APIs share a PostgreSQL."""
+    await storm(fleet_on_postgresql, ("api-2", "scheduler-2"))
+
+
+async def storm(fleet: Fleet, killed: tuple[str, ...]) -> None:
+    """Fifty creates, the processes ``killed`` in the middle; then the sums, and everything deleted."""
     answered = asyncio.Event()
     accepted: list[UUID] = []
 

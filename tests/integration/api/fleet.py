@@ -47,11 +47,9 @@ class Fleet:
         self._by_host = Notifier(broker, publisher_id=f"sev_agent.{host}")
         self._broker = broker
         self._taking: set[str] = set()
-        self.servers = (
-            self._server(topology.scheduler_queue(delivery_limit=5), [self._schedule()]),
-            self._server(topology.work_queue(host, delivery_limit=5), self._work()),
-            self._server(topology.query_queue(host), self._queries()),
-        )
+        self.scheduler = self._server(topology.scheduler_queue(delivery_limit=5), [self._schedule()])
+        self.work = self._server(topology.work_queue(host, delivery_limit=5), self._work())
+        self.servers = (self.scheduler, self.work, self._server(topology.query_queue(host), self._queries()))
 
     @property
     def takes_requests(self) -> bool:

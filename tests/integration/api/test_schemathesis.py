@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.compute_api import serving
+from tests.compute_api import file_database, serving
 from tests.unit.api.requests import make_flavor, make_image, server
 from tests.unit.api.test_public_keys import ED25519
 
@@ -16,7 +16,7 @@ KEYPAIR = {"name": "laptop", "public_key": ED25519}
 
 async def test_schemathesis(tmp_path: Path) -> None:
     """It finds no 500, no status that the document does not tell, no fault in another form than the document's."""
-    async with serving(tmp_path) as api:
+    async with serving(await file_database(tmp_path)) as api:
         await make_flavor(api)
         made = [
             await api.ask("POST", "/servers", json=server(make_image(api)), user="local", project="local"),

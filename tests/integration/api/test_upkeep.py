@@ -1,12 +1,15 @@
 """Servers that are on their way for too long: lost requests, lost notifications, lost hosts."""
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sev_agent.config import UpkeepSection
+from tests.e2e.waiting import eventually
 from tests.integration.api.conftest import Api, StartApi, new_flavor
+from tests.integration.api.fleet import PATIENCE
 
 IMPATIENT = UpkeepSection(
     interval=0.2, schedule_deadline=1, schedule_attempts=2, transition_deadline=0.5, looks=3, call_timeout=1
@@ -18,6 +21,18 @@ async def api(start_api: StartApi) -> Api:
     api = await start_api(upkeep=IMPATIENT)
     api.flavor = await new_flavor(api)
     return api
+
+
+async def seen_after(api: Api, action: str, times: int) -> None:
+    """Until that has come of so many looks after a server."""
+    pattern = re.compile(rf'^sev_api_upkeep_total\{{action="{action}"\}} (\S+)$', re.MULTILINE)
+
+    async def is_so() -> bool:
+        async with api.session.get(f"{api.health_url}/metrics") as answer:
+            found = pattern.search(await answer.text())
+        return found is not None and float(found[1]) >= times
+
+    await eventually(is_so, within=PATIENCE, what=f"{times} looks with the outcome {action}")
 
 
 async def test_a_request_to_the_schedulers_that_is_lost(api: Api) -> None:
@@ -114,3 +129,88 @@ async def test_a_stop_that_is_lost(api: Api) -> None:
     assert (await api.fleet.next_order()).method == "stop_instance"
     shown = await api.wait(server, lambda shown: shown["OS-EXT-STS:task_state"] is None)
     assert shown["status"] == "ACTIVE"
+
+
+async def test_a_deletion_that_is_lost(api: Api) -> None:
+    """A host that has it still, and is not at it, is asked again."""
+    server = await api.created()
+    told = (datetime.now(UTC) - timedelta(seconds=5)).isoformat()
+    api.fleet.views[server] = {"uuid": server, "host": api.fleet.host, "state": "active", "updated_at": told}
+    assert (await api.ask("DELETE", f"/servers/{server}"))[0] == 204
+    for _ in range(2):
+        order = await api.fleet.next_order()
+        assert (order.method, order.uuid) == ("terminate_instance", server)
+    del api.fleet.views[server]
+    await api.wait_gone(server)
+
+
+async def test_schedulers_that_are_away_for_long(api: Api) -> None:
+    """Their queue keeps the request, so nothing is lost: it is not made again, and does not end in ERROR."""
+    await api.fleet.scheduler.pause()
+    status, body = await api.ask("POST", "/servers", json=api.wanted())
+    assert status == 202
+    server = body["server"]["id"]
+    await seen_after(api, "waiting", IMPATIENT.schedule_attempts + 1)
+    assert (await api.show(server))["status"] == "BUILD"
+    await api.fleet.scheduler.resume()
+    assert str((await api.fleet.next_scheduled()).instance.uuid) == server
+    assert api.fleet.scheduled.empty()
+    await api.fleet.builds(server)
+    await api.wait(server, lambda shown: shown["status"] == "ACTIVE")
+
+
+async def test_schedulers_that_are_late(api: Api) -> None:
+    """A server of which they said nothing for too long is built all the same when they place it, and its fault goes."""
+    server = await api.create()
+    shown = await api.wait(server, lambda shown: shown["status"] == "ERROR")
+    assert "no scheduler said anything" in shown["fault"]["message"]
+    await api.fleet.scheduled_to(server)
+    await api.wait(server, lambda shown: shown["status"] == "BUILD")
+    await api.fleet.tells(server, "create.end", "active")
+    assert "fault" not in await api.wait(server, lambda shown: shown["status"] == "ACTIVE")
+
+
+async def test_a_host_that_cannot_work(api: Api) -> None:
+    """One that answers, and takes nothing from its queue, has not lost the request: it says so, and does it later."""
+    await api.fleet.work.pause()
+    server = await api.create()
+    await api.fleet.scheduled_to(server)
+    shown = await api.wait(server, lambda shown: shown["status"] == "ERROR")
+    assert f"host {api.fleet.host} takes no requests" in shown["fault"]["message"]
+    await api.fleet.work.resume()
+    await api.fleet.tells(server, "create.end", "active")
+    await api.wait(server, lambda shown: shown["status"] == "ACTIVE")
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "status"),
+    [("active", "stopped", "SHUTOFF"), ("error", "active", "ACTIVE"), ("stopped", "deleted", "")],
+)
+async def test_what_a_host_told_and_nobody_heard(start_api: StartApi, known: str, now: str, status: str) -> None:
+    """A server on no way is compared with its host's word now and then, and is what its host says it is."""
+    api = await start_api(upkeep=IMPATIENT.model_copy(update={"compare_interval": 0.5}))
+    api.flavor = await new_flavor(api)
+    server = await api.create()
+    moment = datetime.now(UTC)
+    view = {"uuid": server, "host": api.fleet.host, "state": known, "updated_at": moment.isoformat()}
+    api.fleet.views[server] = view
+    await api.fleet.tells(server, "create.end", known, at=moment)
+    before = await api.wait(server, lambda shown: shown["status"] != "BUILD")
+    await seen_after(api, "same", 2)
+    assert await api.show(server) == before
+    api.fleet.views[server] = view | {"state": now, "updated_at": (moment + timedelta(seconds=1)).isoformat()}
+    if status:
+        await api.wait(server, lambda shown: shown["status"] == status)
+    else:
+        await api.wait_gone(server)
+
+
+async def test_a_host_that_is_away_from_a_server_on_no_way(start_api: StartApi) -> None:
+    """What was known last stands."""
+    api = await start_api(upkeep=IMPATIENT.model_copy(update={"compare_interval": 0.5}))
+    api.flavor = await new_flavor(api)
+    server = await api.create()
+    await api.fleet.tells(server, "create.end", "active", host="gone-host")
+    before = await api.wait(server, lambda shown: shown["status"] == "ACTIVE")
+    await seen_after(api, "host_away", 2)
+    assert await api.show(server) == before

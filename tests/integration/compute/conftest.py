@@ -39,9 +39,16 @@ def resources(slots: int = SLOTS, disk: int = 100, *, generations: Iterable[Gene
     return HostResources(root=root, slots={each: SlotTotal({"configuration": slots}) for each in generations})
 
 
+async def _takes_note(_: UUID, __: bool) -> None:  # noqa: FBT001 - the callback's own
+    """The record of a guest is written at once."""
+
+
 @dataclass
 class CountingHost:
-    """One host with its accounting. ``requests`` are those to Placement; ``seen`` is what was observed of guests."""
+    """One host with its accounting. ``requests`` are those to Placement; ``seen`` is what was observed of guests.
+
+    ``on_seen`` comes before that is noted, and may take its time, or fail.
+    """
 
     name: str
     accounting: Accounting
@@ -51,6 +58,7 @@ class CountingHost:
     requests: list[tuple[str, int]]
     in_flight: set[UUID] = field(default_factory=set)
     seen: dict[UUID, bool] = field(default_factory=dict)
+    on_seen: Callable[[UUID, bool], Awaitable[None]] = _takes_note
 
     async def reconcile(self, given: HostResources | None = None, **how: bool) -> Reconciliation:
         return await self.accounting.reconcile(given or resources(), **how)
@@ -113,6 +121,10 @@ MakeHost = Callable[..., Awaitable[CountingHost]]
 """Makes a host of a name, with settings of the section ``placement``."""
 
 
+async def at_once() -> None:
+    """The right to count of a host whose name nobody else has."""
+
+
 async def _pump(events: "asyncio.Queue[LifecycleEvent]", accounting: Accounting) -> None:
     while True:
         accounting.mark((await events.get()).uuid)
@@ -151,6 +163,7 @@ async def _counting(
     seen: dict[UUID, bool] = {}
 
     async def on_seen(uuid: UUID, runs: bool) -> None:  # noqa: FBT001 - the callback's own
+        await made.on_seen(uuid, runs)
         seen[uuid] = runs
 
     beside_nova = settings.mode == "beside-nova"
@@ -164,9 +177,11 @@ async def _counting(
             settings=settings,
             in_flight=in_flight.__contains__,
             on_seen=on_seen,
+            may_write=at_once,
         )
+        made = CountingHost(name, accounting, libvirt, store, placement, requests, in_flight, seen)
         tasks = [asyncio.create_task(accounting.run()), asyncio.create_task(_pump(libvirt.events, accounting))]
-        yield CountingHost(name, accounting, libvirt, store, placement, requests, in_flight, seen)
+        yield made
         for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -88,15 +88,7 @@ class Nova:
 
     async def everything(self, host: NovaHost) -> dict[str, Any]:
         """All that Placement says of the host, as it says it, but for generations, our trait and our consumers."""
-        told: dict[str, Any] = {}
-        for name, provider in host.providers.items():
-            base = f"/resource_providers/{provider.uuid}"
-            told[name] = await self._get(base)
-            for part in ("inventories", "traits", "aggregates", "allocations"):
-                told[f"{name} {part}"] = await self._get(f"{base}/{part}")
-        told["tree"] = await self._get(f"/resource_providers?in_tree={host.providers[host.node].uuid}")
-        for consumer in host.consumers:
-            told[str(consumer)] = await self._get(f"/allocations/{consumer}")
+        told = await self.whole(host)
         kept = {str(consumer) for consumer in host.consumers}
         cleaned = {name: _without_generations(document) for name, document in told.items()}
         traits = cleaned[f"{host.node} traits"]["traits"]
@@ -107,6 +99,19 @@ class Nova:
                 consumer: held for consumer, held in allocations.items() if consumer in kept
             }
         return cleaned
+
+    async def whole(self, host: NovaHost) -> dict[str, Any]:
+        """All that Placement says of the host, ours and generations too: a write to any of it would show."""
+        told: dict[str, Any] = {}
+        for name, provider in host.providers.items():
+            base = f"/resource_providers/{provider.uuid}"
+            told[name] = await self._get(base)
+            for part in ("inventories", "traits", "aggregates", "allocations"):
+                told[f"{name} {part}"] = await self._get(f"{base}/{part}")
+        told["tree"] = await self._get(f"/resource_providers?in_tree={host.providers[host.node].uuid}")
+        for consumer in host.consumers:
+            told[str(consumer)] = await self._get(f"/allocations/{consumer}")
+        return told
 
     async def _instances(self, root: UUID, slots: UUID, gpu: UUID) -> tuple[UUID, ...]:
         encrypted, plain, migration = uuid4(), uuid4(), uuid4()
@@ -127,6 +132,13 @@ class Nova:
         body = {"aggregates": [str(aggregate)], "resource_provider_generation": generation}
         async with self._session.put(f"{self._url}{path}/aggregates", json=body, headers=_HEADERS) as answer:
             assert answer.status == 200, await answer.text()
+
+    async def consumers(self, host: NovaHost) -> set[UUID]:
+        """Whoever holds something of the host, Nova's instances and ours."""
+        told = [
+            await self._get(f"/resource_providers/{provider.uuid}/allocations") for provider in host.providers.values()
+        ]
+        return {UUID(consumer) for answer in told for consumer in answer["allocations"]}
 
     async def _get(self, path: str) -> Any:
         async with self._session.get(f"{self._url}{path}", headers=_HEADERS) as answer:

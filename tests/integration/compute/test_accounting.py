@@ -9,11 +9,13 @@ import pytest
 
 from sev_agent.compute.accounting import NotRegistered
 from sev_agent.compute.allocation import ProviderTree
-from sev_agent.compute.record import State
+from sev_agent.compute.holding import managed
+from sev_agent.compute.record import JournalFailed, State
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
 from sev_agent.sev.holdings import ConsumerType
 from tests.integration.compute.conftest import FULL_SIZE, SLOTS, UNMANAGED_SIZE, CountingHost, resources
+from tests.libvirt_host import PATIENCE
 from tests.releases import release
 from tests.requests import record
 
@@ -320,6 +322,89 @@ async def test_every_comparison_observes(host: CountingHost) -> None:
     assert (await host.reconcile()).is_clean
 
     assert host.seen == {uuid: True}
+
+
+async def test_full_state_disk(host: CountingHost) -> None:
+    """Where no record can be written, slots are counted by libvirt all the same, and the rest is told later."""
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    note = host.on_seen
+
+    async def full(_: UUID, __: bool) -> None:  # noqa: FBT001 - the callback's own
+        raise JournalFailed("the record cannot be written: No space left on device")
+
+    host.on_seen = full
+    await host.libvirt.domains.destroy(uuid)
+    await host.eventually_holds(uuid, {"DISK_GB": 1})
+    assert (await host.reconcile(thorough=True)).is_clean
+    assert host.seen.get(uuid) is not False
+
+    host.on_seen = note
+    await host.reconcile()
+    assert host.seen[uuid] is False
+
+
+@pytest.mark.parametrize("look", ["guests", "guests_among"])
+async def test_operation_since_the_look(host: CountingHost, monkeypatch: pytest.MonkeyPatch, look: str) -> None:
+    """A start that begins and ends after a look saw the guest off is not undone by what follows from that look."""
+    await registered(host)
+    uuid = await host.built()
+    await host.libvirt.domains.destroy(uuid)
+    await host.eventually_holds(uuid, {"DISK_GB": 1})
+    stopped = host.store.get(uuid)
+    assert stopped is not None
+    told: list[bool] = []
+    looking = getattr(host.libvirt.domains, look)
+
+    async def note(_: UUID, runs: bool) -> None:  # noqa: FBT001 - the callback's own
+        told.append(runs)
+
+    async def look_before_the_start(*given: object) -> object:
+        monkeypatch.setattr(host.libvirt.domains, look, looking)
+        found = await looking(*given)
+        host.in_flight.add(uuid)
+        await host.accounting._ledger.write(uuid, full_size, tree)
+        await host.libvirt.domains.start(uuid)
+        host.in_flight.discard(uuid)
+        host.accounting.mark(uuid)
+        for _ in range(3):
+            await asyncio.sleep(0)  # whoever waits for marks has its turn
+        return found
+
+    tree = host.accounting._known_tree()
+    full_size = managed(stopped, tree, host.accounting._terms, runs=True)
+    host.on_seen = note
+    monkeypatch.setattr(host.libvirt.domains, look, look_before_the_start)
+    if look == "guests":
+        await host.reconcile()
+    else:
+        host.accounting.mark(uuid)
+    async with asyncio.timeout(PATIENCE):
+        while not told:  # noqa: ASYNC110 - nothing rings when all is settled
+            await asyncio.sleep(0.01)
+
+    assert set(told) == {True}
+    assert await host.held(uuid) == FULL_SIZE
+
+
+async def test_operation_accepted_while_a_record_is_written(host: CountingHost) -> None:
+    """A start that is accepted while the record learns that the guest is off finds nothing given back."""
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    told = asyncio.Event()
+
+    async def accept(_: UUID, __: bool) -> None:  # noqa: FBT001 - the callback's own
+        host.in_flight.add(uuid)
+        told.set()
+
+    host.on_seen = accept
+    await host.libvirt.domains.destroy(uuid)
+    async with asyncio.timeout(PATIENCE):
+        await told.wait()
+    async with host.accounting._settling:
+        assert await host.held(uuid) == FULL_SIZE
 
 
 async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Placement
-from tests.integration.compute.conftest import FULL_SIZE, SLOTS, merged, resources
+from tests.integration.compute.conftest import FULL_SIZE, SLOTS, at_once, merged, resources
 from tests.libvirt_host import SEV, agent_metadata, domain_xml, running_host
 from tests.libvirt_host import Host as Libvirt
 from tests.requests import instance, record
@@ -90,6 +90,7 @@ class Daemon:
             settings=machine.settings,
             in_flight=lambda uuid: self.instances.in_flight(uuid) or self.events.holds(uuid),
             on_seen=lambda uuid, runs: self.instances.observe(uuid, runs=runs),
+            may_write=at_once,
         )
         builder = Builder(
             store=self.store,

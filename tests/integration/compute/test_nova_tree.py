@@ -62,14 +62,31 @@ async def test_nothing_of_novas_changes(hosts: MakeHost, nova: Nova, *, with_chi
     assert NODE_TYPE_TRAIT in (await host.placement.traits(root))[1]
 
 
-async def test_a_day_beside_nova(hosts: MakeHost, nova: Nova) -> None:
-    """After a day's comparisons, one thorough in each hour, all but our trait is byte for byte as Nova made it."""
-    node = await nova.register(f"node-{uuid4()}", with_children=True)
+@BEFORE_AND_SINCE
+async def test_a_day_beside_nova(hosts: MakeHost, nova: Nova, *, with_children: bool) -> None:
+    """A day's comparisons with encrypted guests change nothing at all, no generation either; Nova's is as Nova made it.
+
+    A guest of ours, one of Nova's and one of nobody's run; one comparison in each hour is thorough.
+    """
+    node = await nova.register(f"node-{uuid4()}", with_children=with_children)
     before = await nova.everything(node)
     host = await hosts(node.node, mode="beside-nova")
+    await host.reconcile()
+    ours = await host.built()
+    stranger = await host.start_guest(ours=False)
+    await host.start_guest(node.consumers[0], ours=False, metadata=NOVAS)
+    await host.eventually_holds(stranger, UNMANAGED_SIZE)
+    await host.reconcile()
+    settled = await nova.whole(node)
+
     for minute in range(24 * 60):
-        await host.reconcile(thorough=minute % 60 == 0)
+        assert (await host.reconcile(thorough=minute % 60 == 0)).is_clean
+
+    assert await nova.whole(node) == settled
     assert await nova.everything(node) == before
+    assert await nova.consumers(node) == {*node.consumers, ours, stranger}
+    assert (await host.held(ours), await host.held(stranger)) == (FULL_SIZE, UNMANAGED_SIZE)
+    assert NODE_TYPE_TRAIT in (await host.placement.traits(node.providers[node.node].uuid))[1]
 
 
 @BEFORE_AND_SINCE

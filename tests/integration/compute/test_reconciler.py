@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -18,8 +19,9 @@ from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.placement import Allocation, Provider
-from tests.integration.compute.conftest import CountingHost, resources
+from tests.integration.compute.conftest import FULL_SIZE, CountingHost, resources
 from tests.libvirt_host import PATIENCE
+from tests.releases import release
 from tests.requests import record
 
 
@@ -102,6 +104,21 @@ async def test_by_itself(start: Start) -> None:
     await soon(run.succeeded.get())
 
 
+async def test_later_run_is_asked_for(start: Start) -> None:
+    """Whoever asks for a run at a later time than the next one does not push that back."""
+    run = start(600)
+    run.reconciler.soon()
+    await soon(run.succeeded.get())
+    job = run.reconciler._scheduler.get_job("reconcile")
+    assert job is not None
+    due = job.next_run_time
+
+    run.reconciler.soon(after=3600)
+    assert job.next_run_time == due
+    run.reconciler.soon(after=60)
+    assert job.next_run_time < due
+
+
 async def test_clock_is_set_back(start: Start) -> None:
     """A clock that is set back by a day does not silence it for a day: the rhythm goes on."""
     run = start(1)
@@ -161,6 +178,58 @@ async def test_on_demand(host: CountingHost, start: Start) -> None:
     repaired = await run.reconciler.now(dry_run=False)
     assert (len(repaired.differences), run.told) == (1, [["surplus"]])
     assert run.counted("repaired") == 2
+
+
+async def moved(host: CountingHost) -> list[str]:
+    """The allocation of a guest is given to another consumer, as large as it was."""
+    (uuid,) = host.accounting._ledger.held
+    allocation = await host.placement.allocation(uuid)
+    assert allocation is not None
+    await release(host.placement, uuid)
+    await host.placement.put_allocation(uuid4(), replace(allocation, consumer_generation=None))
+    return ["missing", "surplus"]
+
+
+async def limited(host: CountingHost) -> list[str]:
+    """A single guest may take less of the host than it could."""
+    provider = await root(host)
+    generation, inventories = await host.placement.inventories(provider.uuid)
+    changed = inventories | {"VCPU": replace(inventories["VCPU"], max_unit=1)}
+    await host.placement.set_inventories(provider.uuid, generation, changed)
+    return ["inventory"]
+
+
+@pytest.mark.parametrize("spoil", [moved, limited])
+async def test_thorough_at_times(
+    host: CountingHost,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[CountingHost], Awaitable[list[str]]],
+) -> None:
+    """What the usual single read does not show is found by the run that is thorough; the others read once."""
+    monkeypatch.setattr(reconciler_module, "_THOROUGH_EVERY", 5)
+    run = start(3600)
+
+    async def requests() -> list[str]:
+        host.requests.clear()
+        run.reconciler.soon()
+        await soon(run.succeeded.get())
+        return [method for method, _ in host.requests]
+
+    await requests()
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    await requests()
+    await requests()
+    kinds = await spoil(host)
+    run.told.clear()
+
+    assert (await requests(), run.told) == (["GET"], [])
+    await requests()
+    assert [sorted(told) for told in run.told] == [kinds]
+    assert await host.held(uuid) == FULL_SIZE
+    await requests()
+    assert await requests() == ["GET"]
 
 
 async def root(host: CountingHost) -> Provider:

@@ -16,6 +16,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
+from sev_agent.crash_points import VARIABLE, CrashPoint
 from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
@@ -91,7 +92,7 @@ def start(
 
     @contextlib.asynccontextmanager
     async def started(
-        name: str, *, placement: str = schedulers_placement_url, wait: bool = True
+        name: str, *, placement: str = schedulers_placement_url, dies_at: CrashPoint | None = None
     ) -> AsyncIterator[Process]:
         port, config, log = free_port(), tmp_path / f"{name}.toml", tmp_path / f"{name}.log"
         config.write_text(
@@ -107,7 +108,7 @@ def start(
                 str(config),
                 stdout=output,
                 stderr=output,
-                env=os.environ | {"SEV_AGENT_LOG__FORMAT": "json"},
+                env=os.environ | {"SEV_AGENT_LOG__FORMAT": "json"} | ({VARIABLE: dies_at} if dies_at else {}),
             )
         running = Process(process, f"http://127.0.0.1:{port}", config, log)
         try:
@@ -163,6 +164,40 @@ async def test_fifty_at_once(
     for uuid in placed:
         await release(placement, uuid)
     assert [await slots_used(placement, host) for host in hosts] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("point", [CrashPoint.SCHEDULE_AFTER_CLAIM, CrashPoint.SCHEDULE_AFTER_CAST])
+async def test_death_between_two_steps(
+    start: StartScheduler,
+    make_host: MakeHost,
+    placement: Placement,
+    client: RpcClient,
+    ear: Ear,
+    point: CrashPoint,
+) -> None:
+    """SIGKILL between claim and cast, or before its word of it: the next life goes on, each request has one claim."""
+    hosts = [await make_host(slots=5) for _ in range(2)]
+    asked = [instance() for _ in range(4)]
+    async with start("one", dies_at=point) as one:
+        await send(client, *asked)
+        async with asyncio.timeout(PATIENCE):
+            assert await one.process.wait() == -signal.SIGKILL
+    async with start("two"):
+        outcomes = [await ear.outcome(each.uuid) for each in asked]
+
+    assert all(outcome.event_type.endswith("end") for outcome in outcomes)
+    placed = {each.uuid: fields(outcome)["host"] for each, outcome in zip(asked, outcomes, strict=True)}
+    assert [await slots_used(placement, host) for host in hosts] == [
+        list(placed.values()).count(host.name) for host in hosts
+    ]
+    for host in hosts:
+        mine = {uuid for uuid, name in placed.items() if name == host.name}
+        while mine:
+            async with asyncio.timeout(PATIENCE):
+                # One that was told twice is told the same host.
+                build = (await host.builds.get()).instance.uuid
+            assert placed[build] == host.name
+            mine.discard(build)
 
 
 async def test_placement_away(

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.compute_api import InProcessApi, serving
+from tests.compute_api import InProcessApi, file_database, serving
 
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[InProcessApi]:
-    async with serving(tmp_path) as api:
+    async with serving(await file_database(tmp_path)) as api:
         yield api

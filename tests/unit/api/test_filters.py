@@ -84,3 +84,20 @@ async def test_tags_before_2_26(api: InProcessApi) -> None:
     await make(api, {"name": "bare"})
     status, body = await api.ask("GET", "/servers", params={"tags": "a"}, version="2.25")
     assert (status, [each["name"] for each in body["servers"]]) == (200, ["bare"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("WEB", ("web-Größe",)),
+        ("gröSSe", ()),
+        ("GRößE", ("web-Größe",)),
+        ("GRÖ", ()),
+        ("^größe$", ()),
+        ("ÉTÉ", ("ÉTÉ",)),
+    ],
+)
+async def test_names_beyond_ascii(api: InProcessApi, pattern: str, expected: tuple[str, ...]) -> None:
+    """The case of ASCII's letters is none, that of others counts: on every database alike."""
+    await make(api, {"name": "web-Größe"}, {"name": "ÉTÉ"})
+    assert tuple(await listed(api, name=pattern)) == expected

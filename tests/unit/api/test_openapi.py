@@ -5,6 +5,7 @@ from typing import Any
 
 import aiohttp
 
+from sev_agent.api.answers import ANSWERS
 from sev_agent.api.app import PREFIX
 from tests.compute_api import InProcessApi
 
@@ -84,3 +85,19 @@ async def test_bodies_are_described_truly(api: InProcessApi) -> None:
     assert "public_key" in schemas["NewKeypair"]["required"]
     actions = [name for choice in schemas["ServerAction"]["oneOf"] for name in choice["required"]]
     assert actions == ["os-start", "os-stop", "reboot", "os-getConsoleOutput"]
+
+
+async def test_answers_are_described(api: InProcessApi) -> None:
+    """Each success tells its body, or that it has none; every answer in these tests is held against that."""
+    document = await described(api)
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    with_body = {
+        operation["operationId"]
+        for operation in operations
+        if any("content" in said for status, said in operation["responses"].items() if status < "300")
+    }
+    assert with_body == set(ANSWERS)
+    server = document["components"]["schemas"]["DetailedServer"]
+    assert server["additionalProperties"] is False
+    assert {"id", "OS-EXT-STS:vm_state", "hostId"} <= set(server["required"])
+    assert not {"fault", "tags", "OS-EXT-SRV-ATTR:host"} & set(server["required"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sev_agent.api.state import Task, Vm
 from sev_agent.api.tables import ServerRow
-from sev_agent.api.told import Listener, Outcome, Told
+from sev_agent.api.told import Fault, Listener, Outcome, Told
 from sev_agent.config import UpkeepSection
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,7 +37,7 @@ def test_a_life() -> None:
     LISTENER.by_scheduler(server, "end", Told(host="h1"))
     assert state(server) == ("building", "spawning", "h1")
     LISTENER.by_host(server, "create", told("active", at=1))
-    assert (state(server), server.look_at) == (("active", None, "h1"), None)
+    assert state(server) == ("active", None, "h1")
     assert server.launched_at is not None
     LISTENER.by_host(server, "stop", told("stopped", at=2))
     assert state(server) == ("stopped", None, "h1")
@@ -162,3 +162,35 @@ def test_whatever_is_told(words: list[tuple[str, str, int, bool]]) -> None:
         assert server.vm_state in set(Vm)
         assert server.task_state in {*Task, None}
         assert not was_deleted or server.deleted_at is not None
+
+
+def test_schedulers_that_are_late() -> None:
+    """What they say of a server that was given up for their silence counts, be it a host or that there is none."""
+    placed, refused, other = (row() for _ in range(3))
+    for each in (placed, refused):
+        LISTENER.fail(each, "no word", code="scheduler.silent")
+    LISTENER.fail(other, "the image is gone", code="image.gone")
+    end = Told(host="h1")
+    error = Told(fault=Fault(code="scheduler.no_valid_host", message="no host"))
+    assert LISTENER.by_scheduler(placed, "end", end).outcome is Outcome.APPLIED
+    assert (state(placed), placed.fault) == (("building", "spawning", "h1"), None)
+    assert LISTENER.by_scheduler(refused, "error", error).outcome is Outcome.APPLIED
+    assert (refused.fault or {})["message"] == "no host"
+    assert LISTENER.by_scheduler(other, "end", end).outcome is Outcome.STALE
+
+
+def test_what_is_compared_later() -> None:
+    """A server that is on no way, and has a host, is looked after again in a while."""
+    later = datetime.now(UTC) + timedelta(seconds=UpkeepSection().compare_interval - 60)
+    server = row(host="h1", task_state="spawning")
+    LISTENER.by_host(server, "create", told("active", at=1))
+    assert server.look_at is not None
+    assert server.look_at > later
+    LISTENER.fail(server, "lost", code="server.lost")
+    assert server.look_at is not None
+    assert server.look_at > later
+    nowhere = row()
+    LISTENER.fail(nowhere, "no host", code="scheduler.no_valid_host")
+    assert nowhere.look_at is None
+    LISTENER.by_host(server, "delete", told("deleted", at=2))
+    assert server.look_at is None

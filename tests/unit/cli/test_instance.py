@@ -142,6 +142,15 @@ def test_bad_uuid(host: ScriptedHost, command: str) -> None:
     assert not host.asked
 
 
+def test_bad_broker() -> None:
+    """An address that RabbitMQ cannot have is refused at once, with what one looks like, and no password is shown."""
+    arguments = ["instance", "list", "--host", "node1", "--broker", "rabbit://a:s3cret@broker/"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("sev-agent: --broker: must be amqp://")
+    assert "s3cret" not in result.stderr
+
+
 def test_unknown_instance(host: ScriptedHost) -> None:
     """An instance that the host does not have is exit status 4."""
     host.answers["get_instance"] = missing()
@@ -240,10 +249,11 @@ def test_build_in_json(host: ScriptedHost) -> None:
     assert result.stderr == ""
 
 
-def test_build_that_fails(host: ScriptedHost) -> None:
-    """A build that fails is exit status 1, with the step, the code and the remedy."""
-    host.notifications = [("sev.instance.create.error", {"instance_uuid": UUID, "state": "error"})]
-    host.answers["get_instance"] = view("error", fault=FAULT)
+@pytest.mark.parametrize("state", ["error", "failing"])
+def test_build_that_fails(host: ScriptedHost, state: str) -> None:
+    """A build that fails is exit status 1, with the step, the code and the remedy, be it undone or not."""
+    host.notifications = [("sev.instance.create.error", {"instance_uuid": UUID, "state": state})]
+    host.answers["get_instance"] = view(state, fault=FAULT)
 
     result = run("build", "--image", IMAGE, "--uuid", UUID)
 

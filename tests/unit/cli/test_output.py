@@ -1,6 +1,7 @@
 """How the commands speak."""
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -39,6 +40,21 @@ def test_errors(capsys: pytest.CaptureFixture[str], error: SevAgentError, status
     assert caught.value.exit_code == status
     assert said.out == ""
     assert said.err == f"sev-agent: {error}\n"
+
+
+def test_file_that_cannot_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What the system says of a file is told with the file's name, and not as a fault of the program."""
+    with pytest.raises(typer.Exit) as caught, output.errors():
+        (tmp_path / "absent").read_text()
+
+    assert caught.value.exit_code == output.FAILED
+    assert capsys.readouterr().err == f"sev-agent: {tmp_path}/absent: No such file or directory\n"
+
+
+def test_fault_of_the_program() -> None:
+    """An error of the system that is about no file is not hidden."""
+    with pytest.raises(ConnectionResetError), output.errors():
+        raise ConnectionResetError
 
 
 def test_error_with_control_sequences(capsys: pytest.CaptureFixture[str]) -> None:

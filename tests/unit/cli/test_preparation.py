@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -231,6 +232,23 @@ def test_validate_refuses(
     document = json.loads(told.stdout)
     assert document["ok"] is False
     assert [rule["code"] for rule in document["rules"] if not rule["ok"]] == [code]
+
+
+def test_validate_with_the_clouds_bounds(cloud: ScriptedCloud, tmp_path: Path) -> None:
+    """Policies are judged by the API's own bounds where its configuration is given, else by the default ones."""
+    cloud.add_flavor("flavor", hw__mem_encryption="true", hw__mem_encryption_policy="noks")
+    cloud.add_image("image", **tags.IMAGE)
+    config = tmp_path / "api.toml"
+    config.write_text('[auth]\ntype = "none"\n[encryption]\npolicy_required = ["nosend"]\n')
+    asked = ("validate", "--flavor", "flavor", "--image", "image")
+
+    assert run(cloud, *asked).exit_code == 0
+    refused = run(cloud, *asked, "--config", str(config))
+
+    assert refused.exit_code == 1
+    assert lines(refused)["hw:mem_encryption_policy"][0] == "no"
+    assert "this cloud demands nosend of every policy" in refused.stdout
+    assert "add nosend to it" in refused.stdout
 
 
 def test_validate_names_what_is_missing(cloud: ScriptedCloud) -> None:

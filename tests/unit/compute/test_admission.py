@@ -59,3 +59,59 @@ def test_smt(text: str, generation: Generation, smt: bool | None, met: bool) -> 
     with pytest.raises(PolicyUnmet, match="wants a host without SMT") as caught:
         admission.check_policy(parse_policy(text, generation))
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("text", "generation", "firmware", "met"),
+    [
+        ("api=1.56", Generation.SEV, (1, 55), False),
+        ("es,api=2.0", Generation.SEV_ES, (1, 55), False),
+        ("smt,abi=1.56", Generation.SEV_SNP, (1, 55), False),
+        ("smt,abi=1.55", Generation.SEV_SNP, (1, 55), True),
+        ("api=0.200", Generation.SEV, (1, 0), True),
+        ("api=9.9", Generation.SEV, None, True),
+    ],
+)
+def test_least_version(
+    text: str,
+    generation: Generation,
+    firmware: tuple[int, int] | None,
+    met: bool,  # noqa: FBT001 - of the test
+) -> None:
+    """A policy that wants newer firmware than the host's is refused with both versions; major counts before minor."""
+    admission = Admission(overhead_mb=128)
+    admission.learn({}, firmware=firmware)
+
+    if met:
+        admission.check_policy(parse_policy(text, generation))
+        return
+    wanted = text.rpartition(",")[2]
+    with pytest.raises(
+        PolicyUnmet, match=rf"\({wanted}\), and that of this host's secure processor is 1\.55"
+    ) as caught:
+        admission.check_policy(parse_policy(text, generation))
+    assert caught.value.field == "instance.flavor.extra_specs.hw:mem_encryption_policy"
+    assert caught.value.remedy is not None
+    assert f"lower {wanted.partition('=')[0]}= in the policy" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "one_socket", "met"),
+    [
+        ("smt,single_socket", False, False),
+        ("smt,single_socket", True, True),
+        ("smt,single_socket", None, True),
+        ("smt", False, True),
+    ],
+)
+def test_single_socket(text: str, one_socket: bool | None, met: bool) -> None:  # noqa: FBT001 - of the test
+    """A policy that forbids several sockets is refused on a host that has them; another host may meet it."""
+    admission = Admission(overhead_mb=128)
+    admission.learn({}, one_socket=one_socket)
+
+    if met:
+        admission.check_policy(parse_policy(text, Generation.SEV_SNP))
+        return
+    with pytest.raises(PolicyUnmet, match="wants a host with one socket") as caught:
+        admission.check_policy(parse_policy(text, Generation.SEV_SNP))
+    assert caught.value.retryable

@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import stat
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -122,8 +123,8 @@ def test_an_address_of_the_guests_own() -> None:
         {"type": "user"},
     ]
     macs = (*MACS, "52:54:00:00:00:03")
+    everywhere = str(IPv4Address(0))
     found = json.loads(files(_instance(networks=networks), macs)["network_data.json"])
-    route = {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "192.0.2.1"}
     first, second, third = found["networks"]
     assert first == {
         "id": "network0",
@@ -132,7 +133,7 @@ def test_an_address_of_the_guests_own() -> None:
         "type": "ipv4",
         "ip_address": "192.0.2.10",
         "netmask": "255.255.255.128",
-        "routes": [route],
+        "routes": [{"network": everywhere, "netmask": everywhere, "gateway": "192.0.2.1"}],
     }
     assert (second["ip_address"], second["netmask"], second["routes"]) == ("198.51.100.2", "255.255.255.254", [])
     assert third["type"] == "ipv4_dhcp"

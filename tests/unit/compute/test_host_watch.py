@@ -8,11 +8,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog
 
 from sev_agent.compute.host_watch import HostWatch, ReadinessReport
 from sev_agent.compute.record import RecordStore, State
 from sev_agent.compute.slots import Generations, SlotTotal
 from sev_agent.hypervisor.domains import DomainState, Guest
+from sev_agent.hypervisor.platform import Platform, read_platform
 from sev_agent.sev.generation import Generation
 from tests.requests import record
 
@@ -95,25 +97,104 @@ def test_counts(site: Site) -> None:
     assert site.report.stranded == {Generation.SEV_ES: (UUID(int=2), UUID(int=3))}
 
 
-async def test_watch(tmp_path: Path) -> None:
-    """A change of the kernel's parameters is noticed; what guests take of the slots is none."""
-    parameters, cgroup = tmp_path / "sys/module/kvm_amd/parameters", tmp_path / "sys/fs/cgroup"
-    parameters.mkdir(parents=True)
-    cgroup.mkdir(parents=True)
-    (parameters / "sev").write_text("Y")
-    changes: asyncio.Queue[None] = asyncio.Queue()
-    watch = HostWatch(tmp_path, interval=0.02, on_change=lambda: changes.put_nowait(None))
-    await watch.look()
-    (cgroup / "misc.current").write_text("sev 3")
-    await watch.look()
-    assert changes.empty()
+@dataclass
+class Watched:
+    """A kernel's files, what the last comparison read of them, and how often a new comparison was asked for."""
 
-    task = asyncio.create_task(watch.run())
-    (parameters / "sev").write_text("N")
+    root: Path
+    interval: float = 0.02
+    known: Platform | None = None
+    changes: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
+
+    def __post_init__(self) -> None:
+        self.parameters.mkdir(parents=True)
+        self.cgroup.mkdir(parents=True)
+        self.watch = HostWatch(
+            self.root,
+            known=lambda: self.known,
+            interval=self.interval,
+            on_change=lambda: self.changes.put_nowait(None),
+        )
+
+    @property
+    def parameters(self) -> Path:
+        return self.root / "sys/module/kvm_amd/parameters"
+
+    @property
+    def cgroup(self) -> Path:
+        return self.root / "sys/fs/cgroup"
+
+    def compare(self) -> None:
+        self.known = read_platform(self.root)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    watched = Watched(tmp_path)
+    (watched.parameters / "sev").write_text("Y")
+    return watched
+
+
+async def test_watch(watched: Watched) -> None:
+    """A change of the kernel's parameters is noticed; what guests take of the slots is none."""
+    await watched.watch.look()  # before the first comparison there is nothing to compare with
+    watched.compare()
+    (watched.cgroup / "misc.current").write_text("sev 3")
+    await watched.watch.look()
+    assert watched.changes.empty()
+
+    task = asyncio.create_task(watched.watch.run())
+    (watched.parameters / "sev").write_text("N")
     async with asyncio.timeout(30):
-        await changes.get()
-    (cgroup / "misc.capacity").write_text("sev 3")
+        await watched.changes.get()
+    watched.compare()
+    (watched.cgroup / "misc.capacity").write_text("sev 3")
     async with asyncio.timeout(30):
-        await changes.get()
+        await watched.changes.get()
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_a_change_that_a_comparison_saw_first(watched: Watched) -> None:
+    """What a comparison read between two looks, and what was taken back before the second one, is noticed."""
+    watched.compare()
+    await watched.watch.look()
+    (watched.parameters / "sev").write_text("N")
+    watched.compare()
+    (watched.parameters / "sev").write_text("Y")
+    await watched.watch.look()
+    assert watched.changes.qsize() == 1
+
+
+async def test_a_change_that_no_comparison_took_up(watched: Watched) -> None:
+    """A comparison is asked for until one was made; the change is logged once."""
+    watched.compare()
+    (watched.parameters / "sev").write_text("N")
+    with structlog.testing.capture_logs() as logged:
+        await watched.watch.look()
+        await watched.watch.look()
+    assert watched.changes.qsize() == 2
+    assert [entry["event"] for entry in logged] == ["host.platform.changed"]
+    watched.compare()
+    await watched.watch.look()
+    assert watched.changes.qsize() == 2
+
+
+async def test_a_device_that_goes(tmp_path: Path) -> None:
+    """A device node that vanishes or appears is noticed by the kernel's own word, however rarely the watch looks."""
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    for name in ("kvm", "sev"):
+        (devices / name).touch()
+    watched = Watched(tmp_path, interval=3600)
+    watched.compare()
+    task = asyncio.create_task(watched.watch.run())
+    for change in ((devices / "sev").unlink, (devices / "sev").touch):
+        change()
+        async with asyncio.timeout(60):
+            await watched.changes.get()
+        watched.compare()
+        while not watched.changes.empty():
+            watched.changes.get_nowait()
     task.cancel()
     await asyncio.wait({task})

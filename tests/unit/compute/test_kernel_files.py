@@ -11,8 +11,8 @@ import pytest
 
 from sev_agent.compute import kernel_files
 from sev_agent.compute.image_inspection import ImageError
+from sev_agent.compute.instance_files import InstanceFiles
 from sev_agent.compute.kernel_files import KernelFiles, KernelNotShared, KernelTooLarge
-from sev_agent.compute.record import InstanceFiles
 from sev_agent.config import ImagesSection
 from sev_agent.openstack.glance import Image
 from sev_agent.sev.image_properties import KernelImages

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -18,7 +17,7 @@ from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.messaging.spool import Letter
 from sev_agent.schema import Phase
 from tests.requests import instance, record
-from tests.unit.compute.test_instances import PATIENCE, Host, start
+from tests.unit.compute.scripted_host import PATIENCE, Host, start
 
 START, STOP, SOFT, HARD = State.STARTING, State.STOPPING, State.REBOOTING, State.REBOOTING_HARD
 
@@ -29,15 +28,6 @@ CHANGES = [
     (State.ACTIVE, HARD, ["halt hard", "restart"], State.ACTIVE, "reboot"),
     (State.STOPPED, HARD, ["halt hard", "restart"], State.ACTIVE, "reboot"),
 ]
-
-
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    running = start(tmp_path / "instances")
-    yield running
-    running.builder.go.set()
-    running.power.go.set()
-    await running.stop()
 
 
 def has(host: Host, state: State) -> Record:

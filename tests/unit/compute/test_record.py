@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 from sev_agent.compute.qcow2 import BadHeader
 from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
 from sev_agent.errors import InvalidRequest
+from sev_agent.messaging.envelope import Priority
+from sev_agent.messaging.spool import Letter
 from sev_agent.sev.generation import Generation
 from tests.requests import instance, record
 
@@ -34,7 +36,7 @@ def store(tmp_path: Path) -> RecordStore:
 
 
 def shelf(store: RecordStore) -> list[Path]:
-    directory = store.directory.parent / "set-aside"
+    directory = store.directory / ".set-aside"
     return sorted(directory.iterdir()) if directory.exists() else []
 
 
@@ -152,6 +154,77 @@ def test_directory_without_a_record(store: RecordStore) -> None:
 
     (kept,) = shelf(store)
     assert (kept / "disk.qcow2").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("left", [[], [".instance.json.x1y2z3.new"], [".notes.new"]])
+def test_foreign_directory(store: RecordStore, left: list[str]) -> None:
+    """What is not named as an instance's directory is somebody's: it is set aside as it is, even if it is empty."""
+    directory = store.directory / "lost+found"
+    directory.mkdir()
+    for name in left:
+        (directory / name).write_bytes(b"theirs")
+
+    again = opened(store.directory)
+    opened(store.directory)
+
+    assert not list(again)
+    (kept,) = shelf(store)
+    assert kept.name.startswith("lost+found.")
+    assert [path.name for path in kept.iterdir()] == left
+
+
+@pytest.mark.parametrize("name", ["lost+found", str(uuid4())])
+def test_unreadable_directory(store: RecordStore, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A directory that cannot even be listed is set aside, and the start goes on."""
+    saved = record()
+    store.save(saved)
+    (store.directory / name).mkdir()
+    _refuse(monkeypatch, "iterdir", store.directory / name, PermissionError(13, "Permission denied"))
+
+    assert list(opened(store.directory)) == [saved]
+
+    assert [kept.name.partition(".")[0] for kept in shelf(store)] == [name]
+
+
+@pytest.mark.parametrize("refusal", [OSError(18, "Invalid cross-device link"), NO_SPACE], ids=["moving", "making room"])
+def test_directory_that_cannot_be_set_aside(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch, refusal: OSError
+) -> None:
+    """What cannot be moved stays as it is, is logged, keeps its image, and is never written over."""
+    whole, damaged = record(), record(base_image=Path("/images/base"))
+    for saved in (whole, damaged):
+        store.save(saved)
+    path = store.files(damaged.uuid).record
+    _damage(path, "of a newer version", path.read_bytes())
+    content = path.read_bytes()
+    if refusal is NO_SPACE:
+        _refuse(monkeypatch, "mkdir", store.directory / ".set-aside", refusal)
+    else:
+        _refuse(monkeypatch, "rename", path.parent, refusal)
+
+    with capture_logs() as logs:
+        again = opened(store.directory)
+
+    assert list(again) == [whole]
+    assert again.bases_set_aside == {Path("/images/base")}
+    (line,) = (line for line in logs if line["event"] == "record.left_out")
+    assert line["path"] == str(path.parent)
+    assert str(refusal) in line["error"]
+    with pytest.raises(JournalFailed, match="cannot be read"):
+        again.save(damaged)
+    assert path.read_bytes() == content
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, what: str, path: Path, refusal: OSError) -> None:
+    """Have the kernel refuse ``what`` of ``path``; root is refused nothing by modes."""
+    does = getattr(Path, what)
+
+    def refused(self: Path, *args: object, **kwargs: object) -> object:
+        if self == path:
+            raise refusal
+        return does(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, what, refused)
 
 
 @pytest.mark.parametrize("left", [[], [".instance.json.x1y2z3.new"]])
@@ -294,11 +367,32 @@ def test_forgotten(store: RecordStore) -> None:
     for saved in (*old.values(), young):
         store.save(saved)
 
-    store.forget_deleted(older_than=timedelta(days=1))
+    store.forget_gone(older_than=timedelta(days=1), most=10)
 
     kept = {one.uuid for one in old.values()} - {old[State.DELETED].uuid, old[State.RESCHEDULED].uuid} | {young.uuid}
     assert {one.uuid for one in store} == kept
     assert {one.uuid for one in opened(store.directory)} == kept
+
+
+def test_forgotten_because_they_are_many(store: RecordStore) -> None:
+    """No more are remembered than a number: the latest, and what still has to be told; what is here never counts."""
+    now = datetime.now(UTC)
+    gone = [
+        record(state).model_copy(update={"updated_at": now - timedelta(minutes=age)})
+        for age, state in enumerate([State.DELETED, State.RESCHEDULED] * 3)
+    ]
+    here = [record(state) for state in State if not state.is_gone]
+    for saved in (*gone[1:], *here, gone[0]):
+        store.save(saved)
+    owed = Letter(sequence=1, message_id="m", event_type="sev.instance.delete.end", priority=Priority.INFO, body="{}")
+    store.save(gone[5], owing=owed)
+
+    store.forget_gone(older_than=timedelta(days=1), most=3)
+
+    kept = {one.uuid for one in (*gone[:3], gone[5], *here)}
+    assert {one.uuid for one in store} == kept
+    assert {one.uuid for one in opened(store.directory)} == kept
+    assert {one.uuid for one in store.here()} == {one.uuid for one in here}
 
 
 def test_base_of_a_disk_that_was_set_aside(store: RecordStore) -> None:

@@ -16,7 +16,7 @@ from sev_agent.compute.image_inspection import ImageBackingFile, ImageFormatMism
 from sev_agent.compute.instances import InstanceExists
 from sev_agent.compute.record import Fault, JournalFailed, RecordStore, State
 from sev_agent.domain.firmware import NoFirmware
-from sev_agent.errors import InvalidRequest
+from sev_agent.errors import Conflict, InvalidRequest
 from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, NoMemory, NoSlot, StartFailed
 from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
 from sev_agent.openstack.glance import ImageNotFound
@@ -24,7 +24,7 @@ from sev_agent.openstack.placement import Full
 from sev_agent.schema import Attempt, Scheduling
 from sev_agent.sev.policy import PolicyInvalid
 from tests.requests import instance, record
-from tests.unit.compute.test_instances import Host, start
+from tests.unit.compute.scripted_host import Host, start
 
 SENT = Scheduling()
 NO_SLOT = NoSlot("every ASID is taken", remedy="use another host")
@@ -142,6 +142,23 @@ async def test_broker_away(host: Host) -> None:
     assert host.state(asked.uuid) is State.RESCHEDULED
 
 
+async def test_undoing_is_refused(host: Host) -> None:
+    """A build is another host's only when nothing is left of it here, though its failure was told before."""
+    asked = instance()
+    host.builder.faults, host.builder.undo_faults = [NO_SLOT], [Conflict("it is busy")]
+
+    await host.instances.build(asked, "req-1", SENT)
+    first = await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+    assert (first.payload["state"], "rescheduled" in first.payload) == ("failing", False)
+    assert host.schedulers.asked == []
+    host.instances.resume()
+    last = await host.ear.until(asked.uuid, "create.error", times=2)
+
+    assert (last.payload["state"], last.payload["rescheduled"]) == ("rescheduled", True)
+    assert len(host.schedulers.asked) == 1
+
+
 async def test_restart(tmp_path: Path) -> None:
     """A daemon that died while it undid a failed build passes it on after its start, whole."""
     before = RecordStore(tmp_path / "instances")
@@ -177,6 +194,28 @@ async def test_comes_again(host: Host) -> None:
         await host.instances.build(asked, "req-1", SENT)
     with pytest.raises(InstanceExists, match="rescheduled"):
         await host.instances.build(asked, "req-1")
+
+
+async def test_comes_again_to_no_scheduler(host: Host) -> None:
+    """A build that comes again and that no scheduler can take any more ends in ERROR here, undone and told."""
+    asked = instance()
+    host.builder.faults = [NO_SLOT]
+    await host.instances.build(asked, "req-1", SENT)
+    await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+    assert await host.undone() == asked.uuid
+    host.schedulers.faults = [Unroutable("no queue"), Unroutable("no queue")]
+
+    await host.instances.build(asked, "req-2", SENT)
+    await host.idle()
+
+    assert host.builder.undone.qsize() == 1
+    assert host.state(asked.uuid) is State.ERROR
+    told = await host.ear.until(asked.uuid, "create.error", times=2)
+    assert (told.payload["state"], told.context.request_id) == ("error", "req-2")
+    assert cast("dict[str, Any]", told.payload["fault"])["code"] == "hypervisor.no_slot"
+    assert "rescheduled" not in told.payload
+    assert host.counted("error", "hypervisor.no_slot") == 1
 
 
 async def test_deleted_after_it_was_passed_on(host: Host) -> None:

@@ -131,3 +131,16 @@ def test_no_source() -> None:
     """Without any number there are no slots."""
     assert SlotTotal({}).total == 0
     assert SlotTotal({}).ruled_by == "nothing"
+
+
+def test_without_the_device() -> None:
+    """Where /dev/sev is missing no generation can be run, and that is said; where devices are hidden nothing is."""
+    found = generations(CAPABILITIES, replace(PLATFORM, sev_device=False), EncryptionSection())
+    assert found.usable == {}
+    assert "there is no /dev/sev" in found.unusable[Generation.SEV]
+    assert "there is no /dev/sev" in found.unusable[Generation.SEV_ES]
+    assert "parameter sev_snp off" in found.unusable[Generation.SEV_SNP]
+    for seen in (True, None):
+        assert (
+            Generation.SEV in generations(CAPABILITIES, replace(PLATFORM, sev_device=seen), EncryptionSection()).usable
+        )

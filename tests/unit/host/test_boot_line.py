@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sev_agent.host.boot_line import BootLine, next_boot
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 
 
 def write(root: Path, path: str, text: str) -> None:

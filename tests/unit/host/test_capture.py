@@ -8,10 +8,10 @@ import pytest
 
 from sev_agent.host.capture import CaptureRefused, capture
 from sev_agent.host.examination import Report, examine
-from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import gather
 from sev_agent.hypervisor.capabilities import DomainCapabilities
 from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.hypervisor.host_files import HostFiles
 from tests.hosts import contents, faults, unpack, with_fault
 
 HOSTS = ("first-generation", "second-generation", "third-generation", "fourth-generation", "intel", "virtual-machine")

@@ -9,9 +9,9 @@ import pytest
 from sev_agent.host.check import Outcome
 from sev_agent.host.checks import ALL_CHECKS
 from sev_agent.host.examination import Readiness, Report, examine
-from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import gather
 from sev_agent.host.layer import Layer
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 from tests.hosts import contents, faults, unpack, with_fault
 

@@ -10,9 +10,9 @@ from sev_agent.host.answers import NotAsked
 from sev_agent.host.check import Check, Finding, Outcome
 from sev_agent.host.evidence import Evidence
 from sev_agent.host.examination import Readiness, Report, examine
-from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import gather
 from sev_agent.host.layer import Layer
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 from tests.hosts import contents, unpack
 

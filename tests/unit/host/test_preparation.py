@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from sev_agent.durable import write_durably
-from sev_agent.host.files import HostFiles
 from sev_agent.host.layer import Layer
 from sev_agent.host.preparation.arguments import PreparationRefused
 from sev_agent.host.preparation.boot_loader import DROP_IN
@@ -14,6 +13,7 @@ from sev_agent.host.preparation.change import FileChange
 from sev_agent.host.preparation.drop_ins import MARK, MODPROBE
 from sev_agent.host.preparation.ledger import LEDGER, Ledger, PreparationFailed
 from sev_agent.host.preparation.plan import Plan, make_plan
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 from tests.hosts import contents, unpack
 

@@ -3,9 +3,9 @@
 import pytest
 
 from sev_agent.cli.prepare import NotInEffect, _verify
-from sev_agent.host.files import HostFiles
 from sev_agent.host.preparation.change import Command
 from sev_agent.host.preparation.programs import ProgramFailed, run
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.sev.generation import Generation
 from tests.hosts import contents, unpack
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sev_agent.host import registers
-from sev_agent.host.files import HostFiles
 from sev_agent.host.registers import MemoryEncryption, memory_encryption, model_register
+from sev_agent.hypervisor.host_files import HostFiles
 
 numbers = st.integers(min_value=0, max_value=2**32 - 1)
 

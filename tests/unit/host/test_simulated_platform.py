@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sev_agent.host.examination import Readiness, examine
-from sev_agent.host.files import HostFiles
 from sev_agent.host.inquiry import gather
+from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.lab.platform.emulator.kind import Kind
 from sev_agent.lab.platform.simulated_root import write_platform_root
 from sev_agent.sev.generation import Generation

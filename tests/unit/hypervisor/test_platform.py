@@ -39,6 +39,26 @@ def test_threads(tmp_path: Path, text: str, smt: bool | None) -> None:  # noqa: 
     assert read_platform(tmp_path).smt is smt
 
 
+@pytest.mark.parametrize(
+    ("first", "every", "one"), [("0-63", "0-63", True), ("0-31,64-95", "0-127", False), ("", "0-7", None)]
+)
+def test_sockets(tmp_path: Path, first: str, every: str, one: bool | None) -> None:  # noqa: FBT001 - of the test
+    """A host has one socket where the first processor shares it with all others."""
+    _write(tmp_path, "sys/devices/system/cpu/cpu0/topology/core_siblings_list", f"{first}\n")
+    _write(tmp_path, "sys/devices/system/cpu/online", f"{every}\n")
+    assert read_platform(tmp_path).one_socket is one
+
+
+@pytest.mark.parametrize(
+    ("nodes", "found"), [(("kvm", "sev"), True), (("sev",), True), (("kvm",), False), (("null",), None)]
+)
+def test_device(tmp_path: Path, nodes: tuple[str, ...], found: bool | None) -> None:  # noqa: FBT001 - of the test
+    """The secure processor's node is missed only where KVM's is seen: a sandbox may hide both."""
+    for name in nodes:
+        _write(tmp_path, f"dev/{name}", "")
+    assert read_platform(tmp_path).sev_device is found
+
+
 def test_a_host_without_any_of_the_files_has_no_sev(tmp_path: Path) -> None:
     """Absent files are as if the kernel lacked what they tell."""
     assert read_platform(tmp_path / "nowhere") == Platform(

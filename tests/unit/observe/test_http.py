@@ -114,7 +114,7 @@ async def test_metrics(daemon: Daemon, session: aiohttp.ClientSession) -> None:
     metrics.openstack_seconds.labels("placement", "GET", "200").observe(0.01)
     used = [1.0]
     metrics.observe("sev_agent_slots_used", "Slots in use.", ("generation",), lambda: [(("amd-sev",), used[0])])
-    metrics.observe("sev_agent_ready", "Ready.", (), lambda: [((), 1.0)])
+    metrics.observe_health(daemon.health)
 
     text = await _metrics(session, daemon.url)
 
@@ -127,7 +127,8 @@ async def test_metrics(daemon: Daemon, session: aiohttp.ClientSession) -> None:
     assert 'sev_agent_drift_total{kind="surplus",repaired="true"} 1.0' in text
     assert 'sev_agent_openstack_request_seconds_count{method="GET",service="placement",status="200"} 1.0' in text
     assert 'sev_agent_slots_used{generation="amd-sev"} 1.0' in text
-    assert "sev_agent_ready 1.0" in text
+    assert "sev_agent_ready 0.0" in text
+    assert 'sev_agent_dependency_up{dependency="libvirt"} 0.0' in text
     assert any(line.startswith("process_resident_memory_bytes ") for line in text)
     used[0] = 2.0
     assert 'sev_agent_slots_used{generation="amd-sev"} 2.0' in await _metrics(session, daemon.url)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sev_agent.host.files import HostFiles
-from sev_agent.host.secure_processor import _ISSUE, Command, Status, _decode, platform_status
+from sev_agent.hypervisor.host_files import HostFiles
+from sev_agent.hypervisor.secure_processor import _ISSUE, Command, Status, _decode, platform_status
 
 
 def captured(root: Path, text: str) -> HostFiles:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sev_agent.host.files import MAX_BYTES, HostFiles
+from sev_agent.hypervisor.host_files import MAX_BYTES, HostFiles
 
 
 def test_a_link_out_of_the_root_is_as_absent(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from sev_agent.host.files import HostFiles
+from sev_agent.hypervisor.host_files import HostFiles
 
 DEVICE = "dev/sev"
 

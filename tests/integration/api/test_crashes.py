@@ -1,0 +1,137 @@
+"""SIGKILL of an API process between two steps of its own: what it began is ended by its next life, and once."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from sev_agent.config import DatabaseSection
+from sev_agent.crash_points import VARIABLE, CrashPoint
+from sev_agent.sev import tags
+from tests.e2e.waiting import eventually
+from tests.integration.api.fleet import Fleet
+from tests.rabbitmq import RabbitNode, free_port
+from tests.unit.cli.cloud import ScriptedCloud
+
+SECONDS = 60.0
+_COMMAND = (sys.executable, "-m", "sev_agent", "api", "--config")
+
+
+class Life:
+    """One process of the API, without Keystone."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, session: aiohttp.ClientSession) -> None:
+        self.process = process
+        self._url = f"http://127.0.0.1:{port}/v2.1"
+        self._session = session
+
+    async def ask(self, method: str, path: str, **arguments: Any) -> tuple[int, Any]:
+        async with self._session.request(method, f"{self._url}{path}", **arguments) as answer:
+            body = await answer.read()
+            return answer.status, await answer.json() if body else None
+
+    async def answers(self) -> bool:
+        assert self.process.returncode is None
+        with contextlib.suppress(aiohttp.ClientError):
+            return (await self.ask("GET", "/flavors"))[0] == 200
+        return False
+
+    async def servers(self) -> list[tuple[str, str]]:
+        """The identifier and the status of each."""
+        _, body = await self.ask("GET", "/servers/detail")
+        return [(server["id"], server["status"]) for server in body["servers"]]
+
+    async def used(self) -> int:
+        _, body = await self.ask("GET", "/limits")
+        return int(body["limits"]["absolute"]["totalInstancesUsed"])
+
+
+class Lives:
+    """Starts one process after the other on the same database."""
+
+    def __init__(self, config: Path, port: int) -> None:
+        self._config = config
+        self._port = port
+
+    @contextlib.asynccontextmanager
+    async def live(self, *, dies_at: CrashPoint | None = None) -> AsyncIterator[Life]:
+        environment = os.environ | ({VARIABLE: dies_at} if dies_at else {})
+        process = await asyncio.create_subprocess_exec(*_COMMAND, str(self._config), env=environment)
+        async with aiohttp.ClientSession() as session:
+            life = Life(process, self._port, session)
+            try:
+                await eventually(life.answers, within=SECONDS, what="the API answers")
+                yield life
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                await asyncio.wait_for(process.wait(), SECONDS)
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[ScriptedCloud]:
+    cloud = ScriptedCloud()
+    async with TestServer(cloud.application(), host="127.0.0.1") as server:
+        cloud.url = str(server.make_url("")).rstrip("/")
+        yield cloud
+
+
+@pytest.fixture
+def lives(node: RabbitNode, database: DatabaseSection, cloud: ScriptedCloud, tmp_path: Path) -> Lives:
+    config, port = tmp_path / "api.toml", free_port()
+    config.write_text(
+        f'[api]\nport = {port}\nstop_timeout = 5\n[http]\nport = {free_port()}\n[auth]\ntype = "none"\n'
+        f'[database]\nurl = "{database.url.get_secret_value()}"\n[messaging]\nurl = "{node.url}"\n'
+        f'[glance]\nendpoint = "{cloud.url}"\n'
+        "[upkeep]\ninterval = 0.2\nschedule_deadline = 1\nschedule_attempts = 50\ntransition_deadline = 1\n"
+    )
+    return Lives(config, port)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        CrashPoint.CREATE_AFTER_ROW,
+        CrashPoint.CREATE_AFTER_CAST,
+        CrashPoint.NEWS_BEFORE_COMMIT,
+        CrashPoint.NEWS_AFTER_COMMIT,
+    ],
+)
+async def test_death_between_two_steps(lives: Lives, cloud: ScriptedCloud, fleet: Fleet, point: CrashPoint) -> None:
+    """Between row and cast, cast and answer, news and commit, commit and acknowledgement: one server, and then none."""
+    image = cloud.add_image("debian", **tags.IMAGE)
+    flavor = {"name": point.value, "id": point.value, "ram": 512, "vcpus": 1, "disk": 1}
+    wanted = {"name": "guest", "flavorRef": point.value, "imageRef": image}
+    playing = asyncio.create_task(fleet.play())
+    async with lives.live(dies_at=point) as life:
+        assert (await life.ask("POST", "/flavors", json={"flavor": flavor}))[0] == 200
+        specs = {"extra_specs": {"hw:mem_encryption": "true"}}
+        assert (await life.ask("POST", f"/flavors/{point.value}/os-extra_specs", json=specs))[0] == 200
+        with contextlib.suppress(aiohttp.ClientError):
+            assert (await life.ask("POST", "/servers", json={"server": wanted}))[0] == 202
+        assert await asyncio.wait_for(life.process.wait(), SECONDS) == -signal.SIGKILL
+    async with lives.live() as life:
+
+        async def is_active() -> bool:
+            return [status for _, status in await life.servers()] == ["ACTIVE"]
+
+        await eventually(is_active, within=SECONDS, what="there is one server, and it is active")
+        assert await life.used() == 1
+        ((server, _),) = await life.servers()
+        assert (await life.ask("DELETE", f"/servers/{server}"))[0] == 204
+
+        async def is_gone() -> bool:
+            return not await life.servers()
+
+        await eventually(is_gone, within=SECONDS, what="the server is gone")
+        assert await life.used() == 0
+    playing.cancel()
+    await asyncio.wait({playing})
