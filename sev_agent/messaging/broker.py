@@ -297,8 +297,14 @@ def broker_errors(doing: str) -> Iterator[None]:
             case PublishError():
                 raise Unroutable(f"cannot {doing}: no queue takes it", field="routing_key") from error
             case _ if _says_gone(error):
-                raise BrokerUnavailable(f"cannot {doing}: {error!r}", remedy=_REMEDY) from error
+                raise BrokerUnavailable(f"cannot {doing}: {_said(error)}", remedy=_REMEDY) from error
         raise
+
+
+def _said(error: BaseException) -> str:
+    # The last argument is the reason in words, where there is one; before it stand the numbers of errno and AMQP.
+    reason = str(error.args[-1]) if error.args else ""
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def _says_gone(error: BaseException) -> bool:

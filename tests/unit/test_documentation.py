@@ -53,6 +53,12 @@ class TestPage:
             known = {"--help", "--version"}.union(*((*each.opts, *each.secondary_opts) for each in command.params))
             assert {word for word in rest if re.match(r"--[a-z]", word)} <= known, " ".join(words)
 
+    def test_files_exist(self, page: Path) -> None:
+        """Every configuration and unit that a page has somebody install is there."""
+        for text in code(page):
+            for name in re.findall(r"(?:^| )((?:conf|systemd)/[a-z./-]+)", text):
+                assert (ROOT / name).exists(), name
+
     def test_links_lead_somewhere(self, page: Path) -> None:
         """Every file that a page links to is there."""
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

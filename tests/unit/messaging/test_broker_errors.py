@@ -20,6 +20,21 @@ async def test_loss_is_unavailable(error: Exception) -> None:
     assert caught.value.retryable
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionClosed(320, "bye"), "cannot ask: ConnectionClosed: bye"),
+        (OSError(104, "reset"), "cannot ask: ConnectionResetError: reset"),
+        (TimeoutError(), "cannot ask: TimeoutError"),
+    ],
+)
+async def test_reason_in_words(error: Exception, said: str) -> None:
+    """What is told of a loss is its kind and its reason, without the library's numbers."""
+    with pytest.raises(BrokerUnavailable) as caught, broker_errors("ask"):
+        raise error
+    assert caught.value.message == said
+
+
 async def test_fault_of_ours_passes() -> None:
     """A programming error is not taken for an outage."""
     with pytest.raises(TypeError), broker_errors("ask"):
