@@ -15,6 +15,7 @@ image, flavor = sys.argv[1:]
 cloud = openstack.connect(load_yaml_config=False)
 made = cloud.create_server("by-the-sdk", image=image, flavor=flavor, wait=True, timeout=120)
 found = cloud.get_server("by-the-sdk")
+assert found is not None
 seen = {
     "status": made.status,
     "addresses": [[each["addr"] for each in entries] for entries in made.addresses.values()],
