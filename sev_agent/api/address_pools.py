@@ -1,6 +1,6 @@
 """The addresses that the operator lets the API give to servers, each to one at a time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -59,9 +59,10 @@ class AddressPools:
         for network in sorted({network for network, _ in asked} & self._pools.keys()):
             pool = self._pools[network]
             taken = await _taken(session, network)
+            free = (address for address in pool.addresses() if address not in taken)
             for row in rows:
                 for index, fixed in _on(network, asked):
-                    address = _chosen(pool, taken, fixed)
+                    address = _checked(pool, next(free, None) if fixed is None else fixed, taken)
                     taken.add(address)
                     session.add(AddressRow(network_id=network, address=str(address), server_id=row.id))
                     _write_down(row, index, pool, address)
@@ -88,19 +89,16 @@ async def _taken(session: AsyncSession, network: str) -> set[IPv4Address]:
     return {IPv4Address(address) for address in found}
 
 
-def _chosen(pool: AddressPool, taken: Iterable[IPv4Address], fixed: IPv4Address | None) -> IPv4Address:
-    if fixed is None:
-        found = next((address for address in pool.addresses() if address not in taken), None)
-        if found is None:
-            raise NoAddress(
-                f"No more addresses: all of {pool.first} to {pool.last} of network {pool.network} are taken.",
-                field=_FIELD,
-                remedy="delete servers, or ask the operator for a larger pool",
-            )
-        return found
-    if fixed in taken:
-        raise NoAddress(f"Fixed IP address {fixed} is already in use.", field=_FIELD)
-    return fixed
+def _checked(pool: AddressPool, address: IPv4Address | None, taken: Container[IPv4Address]) -> IPv4Address:
+    if address is None:
+        raise NoAddress(
+            f"No more addresses: all of {pool.first} to {pool.last} of network {pool.network} are taken.",
+            field=_FIELD,
+            remedy="delete servers, or ask the operator for a larger pool",
+        )
+    if address in taken:
+        raise NoAddress(f"Fixed IP address {address} is already in use.", field=_FIELD)
+    return address
 
 
 def _write_down(row: ServerRow, index: int, pool: AddressPool, address: IPv4Address) -> None:
