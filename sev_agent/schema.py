@@ -63,7 +63,7 @@ Properties = Annotated[dict[Line, Text], Field(max_length=128)]
 class Model(BaseModel):
     """Frozen, strict about types, and refusing fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 class Flavor(Model):
