@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
-from sev_agent import log
+from sev_agent.cli.lean import without_rich
 from sev_agent.config import ConfigurationError, DaemonConfig, load_as
 from sev_agent.errors import HostTaken, SevAgentError
 
@@ -37,6 +37,9 @@ def prepare(model: type[D], config: Path, *, check: bool) -> D:
     if check:
         typer.echo(f"{config} is in order.")
         raise typer.Exit
+    with without_rich():
+        from sev_agent import log  # noqa: PLC0415 - it imports structlog
+
     log.configure(settings.log)
     return settings
 

@@ -18,7 +18,7 @@ from sev_agent import log
 from sev_agent.config import LogSection
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.progress import OnConsole
-from tests.bench import api, builds, claims, cycles, footprint, lifetime, scale
+from tests.bench import api, builds, claims, creates, cycles, footprint, lifetime, scale
 from tests.bench.guests import upload_image
 from tests.bench.result import Result, table, write
 from tests.bench.stage import SLOTS, Stage
@@ -27,6 +27,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Stage], Awaitable[list[Result]]]]] = {
     "lifetime": lifetime.start_and_stop,
     "build": builds.one,
     "builds-at-once": builds.crowd,
+    "create": creates.one,
     "claims": claims.placed,
     "idle": footprint.idle,
     "scale": scale.thousand_guests,

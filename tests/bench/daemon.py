@@ -56,8 +56,7 @@ class Daemon:
 
     def cpu_seconds(self) -> float:
         """All that it has computed so far, in ticks of 10 ms."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return cpu_seconds(self._process.pid)
 
     async def follow(self, log: Path) -> None:
         """Keep what it logs in the file ``log``, and note when it says that it is ready."""
@@ -112,6 +111,8 @@ def environment(notify_socket: Path) -> Mapping[str, str]:
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
         "LANG": "C.UTF-8",
+        # What is measured is this tree, also where another one is installed.
+        "PYTHONPATH": str(UNIT.parents[1]),
         **settings,
         "NOTIFY_SOCKET": str(notify_socket),
         "WATCHDOG_USEC": _WATCHDOG_USEC,
@@ -140,6 +141,12 @@ def resident_mb(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise ProcessLookupError(pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """All that a process and the children it waited for have computed so far, in ticks of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICKS
 
 
 def _event(line: bytes) -> str | None:

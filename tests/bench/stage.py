@@ -86,7 +86,7 @@ class Scene:
         )
         uuid = UUID(instance["uuid"])
         try:
-            return await self._started(uuid, begun)
+            return await self.started(uuid, begun)
         except TimeoutError:
             await self._settled(uuid)
             raise
@@ -95,11 +95,16 @@ class Scene:
         """The same by libvirt alone, of a guest that is ready to be made."""
         begun = time.monotonic()
         await self.libvirt.create(xml)
-        return await self._started(uuid, begun)
+        return await self.started(uuid, begun)
 
     async def discard(self, made: "list[Made]") -> None:
         """End guests that the daemon built, and wait until all is quiet."""
         await asyncio.gather(*(self._discard(each.uuid) for each in made))
+        await asyncio.sleep(_SETTLE_SECONDS)
+
+    async def settle(self, made: "Made") -> None:
+        """Wait until the daemon has ended the build, and all is quiet."""
+        await self._settled(made.uuid)
         await asyncio.sleep(_SETTLE_SECONDS)
 
     async def remove(self, made: "list[Made]") -> None:
@@ -112,7 +117,8 @@ class Scene:
         await self._settled(uuid)
         await follow_deletion(self.remote, str(uuid), limit=_BUILD_SECONDS)
 
-    async def _started(self, uuid: UUID, begun: float) -> "Made":
+    async def started(self, uuid: UUID, begun: float) -> "Made":
+        """Wait until the guest of ``uuid``, asked for at ``begun``, has started."""
         started = await self.libvirt.when(uuid, Lifecycle.STARTED)
         await self.libvirt.suspend(uuid)
         return Made(uuid, begun, started)

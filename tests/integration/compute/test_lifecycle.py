@@ -1,43 +1,22 @@
 """Starts, stops, reboots and what guests do by themselves, as Placement counts them: from request to allocation."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
 
-from sev_agent.compute.accounting import Accounting
-from sev_agent.compute.admission import Admission
-from sev_agent.compute.announcements import Announcements
-from sev_agent.compute.build import Builder
-from sev_agent.compute.guest_events import GuestEvents
-from sev_agent.compute.host_boot import HostBoot
-from sev_agent.compute.image_cache import ImageCache
-from sev_agent.compute.instance_locks import InstanceLocks
-from sev_agent.compute.instances import Instances
-from sev_agent.compute.operations import Operations
-from sev_agent.compute.outbox import Outbox
-from sev_agent.compute.own_tree import OwnTree
-from sev_agent.compute.power import Power
-from sev_agent.compute.record import Record, RecordStore, State
-from sev_agent.compute.rescheduling import Rescheduling
-from sev_agent.config import AgentConfig, BuildsSection, NotificationsSection, PlacementSection
+from sev_agent.compute.record import State
+from sev_agent.config import PlacementSection
 from sev_agent.hypervisor.errors import HypervisorUnavailable
-from sev_agent.messaging import envelope
-from sev_agent.messaging.client import RpcClient
-from sev_agent.messaging.envelope import Priority
-from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.spool import Spool
-from sev_agent.observe.metrics import Metrics
-from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Placement
-from tests.integration.compute.conftest import FULL_SIZE, SLOTS, at_once, merged, resources
+from tests.daemon_parts import Daemon
+from tests.integration.compute.conftest import FULL_SIZE, SLOTS, merged, resources
 from tests.libvirt_host import SEV, agent_metadata, domain_xml, running_host
 from tests.libvirt_host import Host as Libvirt
 from tests.requests import instance, record
@@ -57,123 +36,6 @@ CHANGES = [
 ]
 
 
-class Ear:
-    """Takes what would go to the broker."""
-
-    can_send = True
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    async def publish(self, body: bytes, priority: Priority) -> None:
-        notification = envelope.decode_notification(envelope.unpack(body, max_bytes=len(body)))
-        assert notification.priority is priority
-        self.heard.append(notification.event_type.removeprefix("sev.instance."))
-
-
-class Daemon:
-    """The parts of one daemon that bring a guest from a request to its allocation, without broker and builds."""
-
-    def __init__(self, machine: "Machine", *, shutdown_timeout: float) -> None:
-        self.store = RecordStore(machine.directory / "instances")
-        self.store.open()
-        domains = machine.libvirt.domains
-        self.ear = Ear()
-        spool = Spool(machine.directory / "notifications")
-        outbox = Outbox(cast("Notifier", self.ear), spool, self.store, NotificationsSection())
-        outbox.open()
-        self.accounting = Accounting(
-            placement=machine.placement,
-            providers=OwnTree(machine.placement, machine.name),
-            domains=domains,
-            store=self.store,
-            settings=machine.settings,
-            in_flight=lambda uuid: self.instances.in_flight(uuid) or self.events.holds(uuid),
-            on_seen=lambda uuid, runs: self.instances.observe(uuid, runs=runs),
-            may_write=at_once,
-        )
-        builder = Builder(
-            store=self.store,
-            glance=cast("Glance", None),
-            cache=cast("ImageCache", None),
-            accounting=self.accounting,
-            domains=domains,
-            admission=Admission(overhead_mb=128),
-            config=AgentConfig(),
-        )
-        self.power = Power(
-            domains=domains,
-            accounting=self.accounting,
-            admission=Admission(overhead_mb=128),
-            redefine=builder.redefine,
-            shutdown_timeout=shutdown_timeout,
-        )
-        locks, metrics = InstanceLocks(), Metrics()
-        announcements = Announcements(outbox, self.store, machine.name)
-        rescheduling = Rescheduling(cast("RpcClient", None), machine.name)
-        operations = Operations(
-            store=self.store,
-            locks=locks,
-            builder=builder,
-            power=self.power,
-            rescheduling=rescheduling,
-            announcements=announcements,
-            metrics=metrics,
-            settings=BuildsSection(),
-            on_postponed=lambda: None,
-        )
-        self.instances = Instances(
-            host=machine.name,
-            store=self.store,
-            locks=locks,
-            operations=operations,
-            rescheduling=rescheduling,
-            power=self.power,
-            accounting=self.accounting,
-            announcements=announcements,
-            metrics=metrics,
-            stop_timeout=0.01,
-        )
-        self.events = GuestEvents(
-            mark=self.accounting.mark, on_stopped=self.power.on_stopped, in_flight=self.instances.in_flight, hold=HOLD
-        )
-        self.host_boot = HostBoot(
-            platform_root=machine.directory / "platform",
-            state_dir=machine.directory,
-            store=self.store,
-            start=self.instances.start_again,
-        )
-        self.host_boot.prepare()
-        parts = (outbox, self.accounting, self.instances, self.host_boot)
-        self.tasks = [asyncio.create_task(part.run()) for part in parts]
-        self.tasks.append(asyncio.create_task(self._pump(machine.libvirt)))
-
-    async def _pump(self, libvirt: Libvirt) -> None:
-        while True:
-            self.events.on_event(await libvirt.events.get())
-
-    async def end(self) -> None:
-        for task in reversed(self.tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    def state(self, uuid: UUID) -> State:
-        known = self.store.get(uuid)
-        assert known is not None
-        return known.state
-
-    async def settled(self, uuid: UUID) -> Record:
-        """The record once no operation works on it any more."""
-        async with asyncio.timeout(PATIENCE):
-            while uuid in self.instances._tasks:
-                await asyncio.wait({self.instances._tasks[uuid]})
-                await asyncio.sleep(0)
-        known = self.store.get(uuid)
-        assert known is not None
-        return known
-
-
 @dataclass
 class Machine:
     """What outlives a daemon: libvirt, Placement, the disk. ``writes`` are the requests that changed Placement."""
@@ -188,7 +50,15 @@ class Machine:
 
     async def boot_daemon(self, *, shutdown_timeout: float = 10) -> Daemon:
         """A daemon that knows what runs, and takes up what is unfinished."""
-        self.daemon = Daemon(self, shutdown_timeout=shutdown_timeout)
+        self.daemon = Daemon(
+            self.directory,
+            self.name,
+            self.libvirt,
+            self.placement,
+            self.settings,
+            shutdown_timeout=shutdown_timeout,
+            hold=HOLD,
+        )
         await self.daemon.accounting.reconcile(resources())
         self.daemon.instances.resume()
         self.daemon.host_boot.on_registered()
