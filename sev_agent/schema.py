@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import re
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -13,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from sev_agent.errors import InvalidRequest
 from sev_agent.sev.generation import Generation
 
-VERSION = "1.1"
-"""1.1: ``scheduling`` of a build; the scheduler's methods."""
+VERSION = "1.2"
+"""1.1: ``scheduling`` of a build; the scheduler's methods. 1.2: ``address`` of a NIC."""
 
 MAX_USER_DATA = 65535
 """Bytes of encoded user data, the bound of OpenStack's compute API."""
@@ -90,12 +91,24 @@ class NetworkKind(StrEnum):
     NETWORK = "network"
 
 
+class Address(Model):
+    """What a guest configures a NIC with: ``interface`` is its address with the length of the prefix, 192.0.2.10/24."""
+
+    interface: Annotated[IPv4Interface, Field(strict=False)]
+    gateway: Annotated[IPv4Address, Field(strict=False)] | None = None
+    dns: tuple[Annotated[IPv4Address, Field(strict=False)], ...] = Field(default=(), max_length=8, strict=False)
+
+
 class Network(Model):
-    """One NIC. ``source`` is the bridge's or the network's name; ``mac`` is lower case and unicast."""
+    """One NIC. ``source`` is the bridge's or the network's name; ``mac`` is lower case and unicast.
+
+    A guest without an ``address`` asks by DHCP.
+    """
 
     type: Annotated[NetworkKind, Field(strict=False)]
     source: str | None = Field(default=None, pattern=_DEVICE_PATTERN)
     mac: str | None = Field(default=None, pattern=_MAC_PATTERN)
+    address: Address | None = None
 
     @model_validator(mode="after")
     def _source_belongs_to_kind(self) -> Self:
@@ -104,6 +117,8 @@ class Network(Model):
             raise ValueError(f"type '{self.type}' needs the name of its {self.type} in 'source'")
         if not named and self.source is not None:
             raise ValueError(f"type '{self.type}' takes no 'source'")
+        if not named and self.address is not None:
+            raise ValueError(f"type '{self.type}' takes no 'address'")
         if self.type is NetworkKind.NONE and self.mac is not None:
             raise ValueError("type 'none' takes no 'mac'")
         return self

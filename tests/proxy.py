@@ -23,6 +23,8 @@ class Proxy:
         self._ending.set()
         self._refusing = False
         self._nonsense: bytes | None = None
+        self._trigger: bytes | None = None
+        self.sprung = asyncio.Event()
         self.port = 0
         self.accepted = 0
 
@@ -73,7 +75,13 @@ class Proxy:
         """Pass no byte on, and close nothing: a peer that hangs."""
         self._flowing.clear()
 
+    def freeze_at(self, text: bytes) -> None:
+        """Freeze as soon as ``text`` comes from either side, before it is passed on; ``sprung`` is set then."""
+        self._trigger = text
+        self.sprung.clear()
+
     def thaw(self) -> None:
+        self._trigger = None
         self._flowing.set()
 
     def strand(self) -> None:
@@ -119,6 +127,10 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while chunk := await source.read(_CHUNK):
+                if self._trigger is not None and self._trigger in chunk:
+                    self._trigger = None
+                    self.freeze()
+                    self.sprung.set()
                 await self._flowing.wait()
                 sink.write(chunk)
                 await sink.drain()

@@ -46,4 +46,6 @@ def access_address(kept: Sequence[Mapping[str, Any]], version: int) -> str:
 
 
 def _address(network: Network) -> str | None:
+    if network.address is not None:
+        return str(network.address.interface.ip)
     return USER_ADDRESS if network.type is NetworkKind.USER else None

@@ -336,16 +336,8 @@ class AddressesOfNetwork(RootModel[dict[str, list[Address]]]):
     """By the network's label, of which there is one."""
 
 
-class SecurityGroup(Part):
-    id: _Uuid
-    name: str
-    description: str
-    rules: list[Any]
-    tenant_id: str
-
-
 class SecurityGroups(Part):
-    security_groups: list[SecurityGroup]
+    security_groups: list[Any]
 
 
 class Extensions(Part):

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID, uuid5
 
 from sev_agent.api.database import Database
 from sev_agent.api.faults import Forbidden
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.quota import Usage, usage
 from sev_agent.api.routes import Call, Route
-from sev_agent.api.server_bodies import DEFAULT_GROUP, MAX_METADATA
+from sev_agent.api.server_bodies import MAX_METADATA
 from sev_agent.api.servers import Servers
 from sev_agent.config import QuotaSection
 
@@ -17,8 +16,6 @@ _NO_NETWORK_LIMITS = Microversion(2, 36)
 _NO_IMAGE_METADATA = Microversion(2, 39)
 _NO_PERSONALITY = Microversion(2, 57)
 _MAX_KEYPAIRS = 100
-_SECURITY_GROUPS = UUID("6f5c0e0a-3c0b-4d53-9a5e-0f3b6a1c7d42")
-"""The namespace in which each project's group has its identifier."""
 
 
 class CloudRoutes:
@@ -103,16 +100,12 @@ class CloudRoutes:
         return {"volumeAttachments": []}
 
     async def _security_groups(self, call: Call) -> dict[str, Any]:
-        """List a server's security groups: the one that every server has."""
-        project = (await self._servers.get(call.caller, call.parameters["server_id"])).project_id
-        group = {
-            "id": str(uuid5(_SECURITY_GROUPS, project)),
-            "name": DEFAULT_GROUP,
-            "description": "Every server is in it. It filters nothing.",
-            "rules": [],
-            "tenant_id": project,
-        }
-        return {"security_groups": [group]}
+        """List a server's security groups as Neutron has them: there are none.
+
+        Clients look up in Neutron what they find here, as Ansible's ``openstack.cloud.server`` does.
+        """
+        await self._servers.get(call.caller, call.parameters["server_id"])
+        return {"security_groups": []}
 
     def _limits_by_name(self) -> dict[str, int]:
         quota = self._quota

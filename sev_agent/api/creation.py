@@ -5,12 +5,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
 
 from sev_agent.api import quota
+from sev_agent.api.address_pools import AddressPools, NoAddress
 from sev_agent.api.addresses import known_nics
 from sev_agent.api.caller import Caller
 from sev_agent.api.casts import Casts
@@ -69,6 +71,7 @@ class Creation:
         self._casts = casts
         self._withdrawals = withdrawals
         self._config = config
+        self._pools = AddressPools(config.networks)
 
     async def create(self, caller: Caller, asked: NewServer, request_id: str) -> list[ServerRow]:
         """Write the servers down and hand them to the schedulers; all, or none.
@@ -84,12 +87,12 @@ class Creation:
         rows = self._rows(caller, checked, request_id)
         ids = [row.id for row in rows]
         try:
-            await self._write(caller, rows, self._config)
+            await self._write(caller, rows, asked.addresses)
             reached(CrashPoint.CREATE_AFTER_ROW)
             for row in rows:
                 await self._casts.schedule(row)
                 reached(CrashPoint.CREATE_AFTER_CAST)
-        except QuotaExceeded:
+        except (QuotaExceeded, NoAddress):
             raise
         except DatabaseUnavailable:
             # Whether they were written down is not known.
@@ -105,6 +108,8 @@ class Creation:
     async def _check(self, caller: Caller, asked: NewServer) -> _Checked:
         host = self._host(caller, asked.availability_zone)
         networks = _networks(self._config.networks, asked)
+        for network, address in asked.addresses:
+            self._pools.check(network, address, servers=asked.count)
         public_keys = await self._public_keys(caller, asked.key_name)
         try:
             flavor = await self._flavors.get(caller, asked.flavor_id)
@@ -205,7 +210,9 @@ class Creation:
             **values,
         )
 
-    async def _write(self, caller: Caller, rows: Sequence[ServerRow], config: ApiConfig) -> None:
+    async def _write(
+        self, caller: Caller, rows: Sequence[ServerRow], addresses: Sequence[tuple[str, IPv4Address | None]]
+    ) -> None:
         asked = Usage(
             servers=len(rows),
             vcpus=sum(row.vcpus for row in rows),
@@ -213,8 +220,10 @@ class Creation:
         )
         async with self._database.writing() as session:
             await quota.hold(session, caller.project_id)
-            quota.check(config.quota, await quota.usage(session, caller.project_id), asked)
+            quota.check(self._config.quota, await quota.usage(session, caller.project_id), asked)
             session.add_all(rows)
+            await session.flush()
+            await self._pools.give(session, rows, addresses)
 
 
 def _instance(caller: Caller, checked: _Checked, uuid: UUID, name: str) -> Instance:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 def without_names(text: str, hosts: Iterable[str | None]) -> str:
     """``text`` with each of ``hosts`` called by its number, or plainly the server's host where there is one only.
 
-    Also where a domain follows the name, or what a host's resource providers have after it.
+    Also where a domain follows the name, or what a host's queues have before it and its resource providers after it.
     """
     names = list(dict.fromkeys(filter(None, hosts)))
     for number, name in enumerate(names, start=1):
@@ -17,5 +17,5 @@ def without_names(text: str, hosts: Iterable[str | None]) -> str:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    whole = rf"(?:host )?{re.escape(name)}(?:_amd_sev\w*)?(?:\.[A-Za-z0-9-]+)*"
+    whole = rf"(?:host |sev_agent\.|sev_agent_query\.)?{re.escape(name)}(?:_amd_sev\w*)?(?:\.[A-Za-z0-9-]+)*"
     return re.compile(rf"(?<![\w.-]){whole}(?![\w-])", re.IGNORECASE)

@@ -21,6 +21,7 @@ class NetworkRoutes:
         self._offered = {
             uuid: what.partition(":")[2] for uuid, what in (entry.split("=", 1) for entry in settings.offered)
         }
+        self._cidrs = {pool.network: str(pool.cidr) for pool in settings.pools}
 
     def routes(self) -> Iterable[Route]:
         old, addresses = _LAST_WITH_NETWORKS, "/servers/{server_id}/ips"
@@ -47,11 +48,11 @@ class NetworkRoutes:
     async def _list_of_tenant(self, call: Call) -> dict[str, Any]:
         """List the networks that a server can be connected to, as Terraform's provider asks for them."""
         del call
-        return {"networks": [_of_tenant(uuid, label) for uuid, label in self._offered.items()]}
+        return {"networks": [self._of_tenant(uuid, label) for uuid, label in self._offered.items()]}
 
     async def _show_of_tenant(self, call: Call) -> dict[str, Any]:
         """Show a network that a server can be connected to, as Terraform's provider asks for it."""
-        return {"network": _of_tenant(*self._find(call))}
+        return {"network": self._of_tenant(*self._find(call))}
 
     async def _addresses(self, call: Call) -> dict[str, Any]:
         """List a server's addresses."""
@@ -72,6 +73,10 @@ class NetworkRoutes:
         await self._servers.get(call.caller, call.parameters["server_id"])
         return {"interfaceAttachments": []}
 
+    def _of_tenant(self, uuid: str, label: str) -> dict[str, Any]:
+        # "None" is Nova's own word for what it does not know.
+        return {"id": uuid, "label": label, "cidr": self._cidrs.get(uuid, "None")}
+
     def _find(self, call: Call) -> tuple[str, str]:
         uuid = call.parameters["network_id"]
         if uuid not in self._offered:
@@ -81,10 +86,6 @@ class NetworkRoutes:
 
 def _network(uuid: str, label: str) -> dict[str, Any]:
     return {"id": uuid, "label": label}
-
-
-def _of_tenant(uuid: str, label: str) -> dict[str, Any]:
-    return {"id": uuid, "label": label, "cidr": "None"}
 
 
 def _plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What a request to create or change a server may say."""
 
+from ipaddress import IPv4Address
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
@@ -40,9 +41,10 @@ Id = Annotated[str, Field(max_length=36, json_schema_extra={"format": "uuid"}), 
 
 
 class NetworkRequest(Body):
-    """One NIC. Addresses and ports are Neutron's, which is not part of this."""
+    """One NIC. ``fixed_ip`` is one of the network's own addresses. Ports are Neutron's, which is not part of this."""
 
     uuid: Id
+    fixed_ip: Annotated[IPv4Address, Field(strict=False)] | None = None
 
 
 class BlockDevice(Body):
@@ -117,6 +119,11 @@ class NewServer(Body):
         if any(device.uuid != self.image_id for device in self.block_devices):
             raise ValueError("block_device_mapping_v2 must name the image of imageRef")
         return self
+
+    @property
+    def addresses(self) -> tuple[tuple[str, IPv4Address | None], ...]:
+        """Of each NIC the network and the address that are asked for by name."""
+        return () if isinstance(self.networks, str) else tuple((each.uuid, each.fixed_ip) for each in self.networks)
 
     @property
     def count(self) -> int:

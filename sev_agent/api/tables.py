@@ -7,7 +7,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, DateTime, ForeignKey, Index, I
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest migration, which a database must be at."""
 
 
@@ -141,3 +141,23 @@ class ServerRow(Table):
         Index("servers_in_order", "deleted_at", "created_at"),
         Index("servers_to_look_at", "look_at"),
     )
+
+
+class AddressPoolRow(Table):
+    """A network whose addresses the API gives. Its row is locked while one is chosen."""
+
+    __tablename__ = "address_pools"
+
+    network_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+
+
+class AddressRow(Table):
+    """An address that a server has. Once the server is deleted, the next that needs one may take it."""
+
+    __tablename__ = "addresses"
+
+    network_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    address: Mapped[str] = mapped_column(String(45), primary_key=True)
+    server_id: Mapped[str] = mapped_column(String(36), ForeignKey("servers.id", ondelete="CASCADE"))
+
+    __table_args__ = (Index("addresses_of_server", "server_id"),)

@@ -14,6 +14,7 @@ from sev_agent.compute.drift import Comparison, Reconciliation, compare
 from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.ledger import Ledger
+from sev_agent.compute.postponed import Postponed
 from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.record import JournalFailed, Record, RecordStore
 from sev_agent.compute.strangers import Strangers
@@ -28,7 +29,6 @@ from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
-_RETRY_SECONDS = 3.0
 _PARALLEL_WRITES = 4
 _FEW: Final = 32
 """Guests that are looked at one by one, so that an event costs the same on a full host; more are seen in one look."""
@@ -97,8 +97,7 @@ class Accounting:
         self._ledger = Ledger(placement, is_ours=self._is_ours)
         self._marked: set[UUID] = set()
         self._wake = asyncio.Event()
-        self._late: set[UUID] = set()
-        self._complaint = ""
+        self._postponed = Postponed(self._mark_all)
         self._reconciling = asyncio.Lock()
         # A look at libvirt and the writes that follow from it exclude one another: the older look never wins.
         self._settling = asyncio.Lock()
@@ -123,11 +122,17 @@ class Accounting:
 
     def mark(self, uuid: UUID) -> None:
         """Have the allocation of ``uuid`` brought up to date soon."""
-        self._marked.add(uuid)
+        self._mark_all((uuid,))
+
+    def _mark_all(self, uuids: Collection[UUID]) -> None:
+        self._marked.update(uuids)
         self._wake.set()
 
     async def run(self) -> None:
-        """Bring what was marked up to date, until cancelled; what could not be done is tried again."""
+        """Bring what was marked up to date, until cancelled; what could not be done is tried again.
+
+        What Placement has no room for is not, before something is written that may have made room.
+        """
         while True:
             raise_if_cancelled()
             await self._wake.wait()
@@ -137,11 +142,14 @@ class Accounting:
                 self._wake.clear()
                 batch = frozenset(self._marked)
                 self._marked.clear()
+                begun = self._postponed.begin(batch)
                 try:
-                    failed = (await self._settle(batch)).failed
+                    settled = await self._settle(batch)
                 except SevAgentError as error:
-                    failed = dict.fromkeys(batch, error)
-            self._postpone(failed)
+                    settled = _Settled(frozenset(), dict.fromkeys(batch, error))
+            self._postponed.add(settled.failed, since=begun)
+            if settled.written:
+                self._postponed.made_room()
 
     async def claim(self, record: Record) -> None:
         """Take the resources of ``record``'s instance, slot included, in one atomic step.
@@ -169,11 +177,13 @@ class Accounting:
                 await self._ledger.write(record.uuid, holding, tree)
             else:
                 await self._ledger.release(record.uuid, tree)
+        self._postponed.made_room()
 
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
         async with self._ledger.lock(uuid):
             await self._ledger.release(uuid, self._known_tree())
+        self._postponed.made_room()
 
     async def reconcile(
         self, resources: HostResources, *, thorough: bool = False, dry_run: bool = False
@@ -204,20 +214,32 @@ class Accounting:
             reached(CrashPoint.RECONCILE_AFTER_PROVIDERS)
             self._tree = tree = self._known(established.tree)
             compared = await self._compared(seen, tree, written)
-            for uuid in (*compared.right, *compared.wrong):
-                self._ledger.note(uuid, compared.right.get(uuid))
+            self._remember(compared)
         reached(CrashPoint.RECONCILE_AFTER_PLAN)
         differences = compared.wrong
         async with self._settling:
-            settled = await self._settle(differences, surplus=compared.holders)
+            settled = await self._settle(differences)
+        if settled.written:
+            self._postponed.made_room()
         reached(CrashPoint.RECONCILE_AFTER_WRITES)
         for error in settled.failed.values():
             if isinstance(error, Unavailable):
                 raise error
         found = tuple(differences[uuid] for uuid in differences if uuid in settled.written or uuid in settled.failed)
         outcome = Reconciliation(differences=found, unrepaired=settled.failed, providers=established.differences)
-        self._verified = state if outcome.is_clean and not written and not self._strangers.any_wait else None
+        is_sure = not differences and outcome.is_clean and not written and not self._strangers.any_wait
+        self._verified = state if is_sure else None
         return outcome
+
+    def _remember(self, compared: Comparison) -> None:
+        for uuid, holding in compared.right.items():
+            self._ledger.note(uuid, holding)
+        for uuid in compared.wrong:
+            if uuid in compared.holders:
+                # Who settles it by an event, before the comparison comes to it, has to know that there is something.
+                self._ledger.doubt(uuid)
+            else:
+                self._ledger.note(uuid, None)
 
     async def _rehearse(self, resources: HostResources) -> Reconciliation:
         """Everything but the writing."""
@@ -236,7 +258,7 @@ class Accounting:
         busy = frozenset(record.uuid for record in self._store if self._in_flight(record.uuid))
         async with self._settling:
             guests = await self._guests()
-            for uuid in [record.uuid for record in self._store if record.uuid not in busy] if tell else ():
+            for uuid in [record.uuid for record in self._store.here() if record.uuid not in busy] if tell else ():
                 await self._tell(uuid, guests.get(uuid))
         return _Seen(guests, busy)
 
@@ -275,8 +297,8 @@ class Accounting:
         record = self._store.get(uuid)
         return record is not None and (self._terms.beside_nova or record.state.has_files)
 
-    async def _settle(self, uuids: Iterable[UUID], *, surplus: frozenset[UUID] = frozenset()) -> _Settled:
-        """Write what each of ``uuids`` should hold as things stand now; ``surplus`` are known to hold something."""
+    async def _settle(self, uuids: Iterable[UUID]) -> _Settled:
+        """Write what each of ``uuids`` should hold as things stand now."""
         pending = [uuid for uuid in uuids if not self._is_left(uuid)]
         if not pending:
             return _Settled(frozenset(), {})
@@ -287,7 +309,7 @@ class Accounting:
         async def settle(uuid: UUID) -> UUID | None:
             async with gate, self._ledger.lock(uuid):
                 try:
-                    return uuid if await self._settle_one(uuid, guests.get(uuid), holds=uuid in surplus) else None
+                    return uuid if await self._settle_one(uuid, guests.get(uuid)) else None
                 except SevAgentError as error:
                     failed[uuid] = error
                     return None
@@ -295,7 +317,7 @@ class Accounting:
         written = await asyncio.gather(*(settle(uuid) for uuid in pending))
         return _Settled(frozenset(uuid for uuid in written if uuid is not None), failed)
 
-    async def _settle_one(self, uuid: UUID, guest: Guest | None, *, holds: bool) -> bool:
+    async def _settle_one(self, uuid: UUID, guest: Guest | None) -> bool:
         """Whether something had to be written."""
         if self._is_left(uuid):
             return False
@@ -305,7 +327,7 @@ class Accounting:
         tree = self._known_tree()
         holding = self._wanted(uuid, guest, tree)
         if holding is None:
-            return (holds or uuid in self._ledger.held) and await self._ledger.release(uuid, tree)
+            return self._ledger.may_hold(uuid) and await self._ledger.release(uuid, tree)
         return self._ledger.held.get(uuid) != holding and await self._ledger.write(uuid, holding, tree)
 
     def _is_left(self, uuid: UUID) -> bool:
@@ -326,24 +348,6 @@ class Accounting:
             # The record stays as it was, so that the next look finds it wrong again, and tells it again.
             log.warning("accounting.untold", instance_uuid=str(uuid), code=error.code, error=str(error))
 
-    def _postpone(self, failed: Mapping[UUID, SevAgentError]) -> None:
-        """Have ``failed`` settled again later, without holding up what is marked meanwhile."""
-        complaint = str(next(iter(failed.values()), ""))
-        if complaint != self._complaint and complaint:  # said once, not at every attempt
-            log.warning("accounting.postponed", instances=len(failed), error=complaint)
-        if not failed:
-            self._complaint = "" if not self._late else self._complaint
-            return
-        self._complaint = complaint
-        if not self._late:
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._retry)
-        self._late |= failed.keys()
-
-    def _retry(self) -> None:
-        self._marked |= self._late
-        self._late.clear()
-        self._wake.set()
-
     async def _guests(self, among: Collection[UUID] | None = None) -> dict[UUID, Guest]:
         guests = self._domains.guests() if among is None else self._domains.guests_among(among)
         return {guest.uuid: guest for guest in await guests}
@@ -351,7 +355,7 @@ class Accounting:
     def _wanted_by_all(self, seen: _Seen, tree: ProviderTree | None) -> dict[UUID, Holding]:
         if tree is None:
             return {}
-        consumers = (seen.guests.keys() | {record.uuid for record in self._store}) - seen.busy
+        consumers = (seen.guests.keys() | {record.uuid for record in self._store.here()}) - seen.busy
         idle = [uuid for uuid in consumers if not self._in_flight(uuid)]
         holdings = {uuid: self._wanted(uuid, seen.guests.get(uuid), tree) for uuid in idle}
         return {uuid: holding for uuid, holding in holdings.items() if holding is not None}

@@ -126,6 +126,8 @@ class Builder:
                 await self._domains.destroy(record.uuid)
             with progress.step(Step.UNDEFINE):
                 await self._domains.undefine(record.uuid)
+                # A start that was still on its way at libvirt goes on without a definition.
+                await self._domains.destroy(record.uuid)
         with progress.step(Step.FILES):
             await in_thread(self._store.remove_files, record.uuid)
         if not is_strangers:

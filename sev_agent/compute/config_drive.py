@@ -8,17 +8,21 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
 import pycdlib
 
 from sev_agent.durable import write_durably
-from sev_agent.schema import Instance
+from sev_agent.schema import Address, Instance, NetworkKind
 
 VOLUME_LABEL: Final = "config-2"
 VERSIONS: Final = ("2018-08-27", "latest")
 """``2018-08-27`` (Rocky) is the newest that cloud-init asks for."""
+
+_EVERYWHERE: Final = str(IPv4Address(0))
+"""Where a default route leads."""
 
 _READABLE: Final = 0o644
 _FILE, _DIRECTORY = 0o100444, 0o040555
@@ -54,7 +58,7 @@ def files(instance: Instance, macs: Sequence[str]) -> dict[str, bytes]:
     """The files of one version's directory, by name."""
     found = {
         "meta_data.json": _json(_meta_data(instance)),
-        "network_data.json": _json(_network_data(macs)),
+        "network_data.json": _json(_network_data(instance, macs)),
         "vendor_data.json": _json({}),
     }
     if instance.user_data is not None:
@@ -76,16 +80,32 @@ def _meta_data(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _network_data(macs: Sequence[str]) -> dict[str, Any]:
+def _network_data(instance: Instance, macs: Sequence[str]) -> dict[str, Any]:
+    seen = [network for network in instance.networks if network.type is not NetworkKind.NONE]
+    addresses = [network.address for network in seen] or [None] * len(macs)
     # DHCP is named for each link: with links alone, cloud-init leaves the guest without an address.
     links = [
         {"id": f"nic{index}", "type": "phy", "ethernet_mac_address": mac, "mtu": None} for index, mac in enumerate(macs)
     ]
     networks = [
-        {"id": f"network{index}", "type": "ipv4_dhcp", "link": link["id"], "network_id": f"network{index}"}
-        for index, link in enumerate(links)
+        {"id": f"network{index}", "link": link["id"], "network_id": f"network{index}", **_configured(address)}
+        for index, (link, address) in enumerate(zip(links, addresses, strict=True))
     ]
-    return {"links": links, "networks": networks, "services": []}
+    servers = dict.fromkeys(str(server) for address in addresses if address is not None for server in address.dns)
+    return {"links": links, "networks": networks, "services": [{"type": "dns", "address": each} for each in servers]}
+
+
+def _configured(address: Address | None) -> dict[str, Any]:
+    """How the guest comes to its address. Format: Nova's ``doc/api_schemas/network_data.json``."""
+    if address is None:
+        return {"type": "ipv4_dhcp"}
+    to_all = {"network": _EVERYWHERE, "netmask": _EVERYWHERE}
+    return {
+        "type": "ipv4",
+        "ip_address": str(address.interface.ip),
+        "netmask": str(address.interface.netmask),
+        "routes": [] if address.gateway is None else [{**to_all, "gateway": str(address.gateway)}],
+    }
 
 
 def _json(value: Any) -> bytes:

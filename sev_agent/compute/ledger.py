@@ -28,6 +28,7 @@ class Ledger:
         self._placement = placement
         self._is_ours = is_ours
         self._held: dict[UUID, Holding] = {}
+        self._doubted: set[UUID] = set()
         self._watchers: list[set[UUID]] = []
         # A consumer is written by one at a time: who settles it must not undo a claim that was just made for it.
         self._locks = InstanceLocks()
@@ -41,12 +42,22 @@ class Ledger:
         """To be held from the decision what ``uuid`` should hold until that is written."""
         return self._locks.of(uuid)
 
+    def may_hold(self, uuid: UUID) -> bool:
+        """Whether ``uuid`` was seen to hold anything, rightly or not."""
+        return uuid in self._held or uuid in self._doubted
+
     def note(self, uuid: UUID, holding: Holding | None) -> None:
-        """Remember what was read: ``None`` for what is not known to be right."""
+        """Remember what was read: ``None`` for nothing."""
+        self._doubted.discard(uuid)
         if holding is None:
             self._held.pop(uuid, None)
         else:
             self._held[uuid] = holding
+
+    def doubt(self, uuid: UUID) -> None:
+        """Remember that ``uuid`` holds something, and not what it should."""
+        self._held.pop(uuid, None)
+        self._doubted.add(uuid)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[set[UUID]]:
@@ -87,9 +98,9 @@ class Ledger:
     async def _write(self, uuid: UUID, holding: Holding, tree: ProviderTree, *, likely_new: bool) -> bool:
         try:
             # One request then does it.
-            if likely_new and uuid not in self._held:
+            if likely_new and not self.may_hold(uuid):
                 await self._placement.put_allocation(uuid, holding.allocation(None))
-                self._held[uuid] = holding
+                self.note(uuid, holding)
                 return True
         except ConcurrentUpdate:
             log.debug("ledger.consumer_exists", instance_uuid=str(uuid))
@@ -109,7 +120,7 @@ class Ledger:
             return True
 
         changed = await retry_conflicts(replace_all)
-        self._held[uuid] = holding
+        self.note(uuid, holding)
         return changed
 
     async def release(self, uuid: UUID, tree: ProviderTree) -> bool:
@@ -130,7 +141,7 @@ class Ledger:
             reached(CrashPoint.LEDGER_BEFORE_RELEASE)
             released = await retry_conflicts(attempt)
             reached(CrashPoint.LEDGER_AFTER_RELEASE)
-            self._held.pop(uuid, None)
+            self.note(uuid, None)
         return released
 
     @contextlib.contextmanager

@@ -106,6 +106,7 @@ class Power:
             # Somebody undefined it, which took nothing else away: its disk is still there.
             log.warning("instance.domain.missing")
             await uninterrupted(self._redefine(record))
+            reached(CrashPoint.POWER_AFTER_REDEFINE)
             await uninterrupted(self._domains.start(record.uuid))
         reached(CrashPoint.POWER_AFTER_START)
 

@@ -100,6 +100,7 @@ class Upkeep:
             try:
                 if not self._dry_run:
                     await self._placement.delete_provider(provider.uuid)
+                    reached(CrashPoint.PROVIDER_AFTER_DELETE)
                     log.info("placement.provider.deleted", provider=provider.name, uuid=str(provider.uuid))
             except ProviderInUse as error:
                 log.debug("placement.provider.claimed_meanwhile", provider=provider.name, error=str(error))
@@ -125,6 +126,7 @@ class Upkeep:
         reserved = {name: replace(inventory, reserved=inventory.total) for name, inventory in present.items()}
         if present != reserved and not self._dry_run:
             await self._placement.set_inventories(provider.uuid, generation, reserved)
+            reached(CrashPoint.PROVIDER_AFTER_RESERVE)
             log.info("placement.inventory.reserved", provider=provider.name, inventory=totals(reserved))
 
     def _found(

@@ -13,6 +13,7 @@ from sev_agent.config.agent import (
     ReconcilerSection,
 )
 from sev_agent.config.api import (
+    AddressPool,
     ApiConfig,
     ApiHttpSection,
     ApiSection,
@@ -43,6 +44,7 @@ from sev_agent.config.section import Section
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
+    "AddressPool",
     "AgentConfig",
     "ApiConfig",
     "ApiHttpSection",

@@ -1,16 +1,22 @@
 """What the compute API is told."""
 
 import ipaddress
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
 from sev_agent.config.policy import PolicySection
 from sev_agent.config.section import Seconds, Section, Url
 
 _DATABASE_SCHEMES = ("sqlite:///", "postgresql://")
-_OFFERED_NETWORK = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_POINT_TO_POINT = 31
+"""The prefix length from which on every address is a host's. Source: RFC 3021."""
+
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_OFFERED_NETWORK = rf"^{_UUID}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}$"
 
 
 class ApiSection(Section):
@@ -57,15 +63,58 @@ class QuotaSection(Section):
     ram_mb: int = Field(default=51_200, ge=-1)
 
 
+class AddressPool(Section):
+    """The addresses that servers get on the offered network of UUID ``network``: ``first`` to ``last``, both included.
+
+    The guest configures itself with one of them, the length of ``cidr``, and ``gateway`` and ``dns`` where they are.
+    """
+
+    network: Annotated[str, Field(pattern=f"^{_UUID}$")]
+    cidr: IPv4Network
+    first: IPv4Address
+    last: IPv4Address
+    gateway: IPv4Address | None = None
+    dns: Annotated[tuple[IPv4Address, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        used = [self.first, self.last] + ([self.gateway] if self.gateway else [])
+        ends = (
+            {self.cidr.network_address, self.cidr.broadcast_address} if self.cidr.prefixlen < _POINT_TO_POINT else set()
+        )
+        if self.first > self.last or not all(each in self.cidr and each not in ends for each in used):
+            raise ValueError("first, last and gateway must be addresses of hosts in cidr, and first not after last")
+        return self
+
+    def has(self, address: IPv4Address) -> bool:
+        """Whether a server can have it."""
+        return self.first <= address <= self.last and address != self.gateway
+
+    def addresses(self) -> Iterator[IPv4Address]:
+        """All that servers can have, in their order."""
+        every = (IPv4Address(number) for number in range(int(self.first), int(self.last) + 1))
+        return (address for address in every if self.has(address))
+
+
 class NetworksSection(Section):
     """What a server's networks stand for on the hosts.
 
     ``auto`` is the kind of NIC that a request for any network gets; with "user" guests reach their host's loopback.
     ``offered`` are networks that can be asked for by UUID, each ``UUID=bridge:NAME`` or ``UUID=network:NAME``.
+    ``pools`` are the addresses that servers have on them; without one, somebody else on that network gives them.
     """
 
     auto: Literal["user", "none"] = "none"
     offered: tuple[Annotated[str, Field(pattern=_OFFERED_NETWORK)], ...] = ()
+    pools: tuple[AddressPool, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_pool_for_each(self) -> Self:
+        offered = {entry.partition("=")[0] for entry in self.offered}
+        pools = [pool.network for pool in self.pools]
+        if not set(pools) <= offered or len(set(pools)) < len(pools):
+            raise ValueError("each of pools must be for another one of the networks in offered")
+        return self
 
 
 class UpkeepSection(Section):

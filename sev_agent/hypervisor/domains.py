@@ -11,7 +11,7 @@ from uuid import UUID
 import libvirt  # noqa: TID251 - this package is the one that may
 
 from sev_agent.hypervisor.connection import Hypervisor
-from sev_agent.hypervisor.errors import define_failure, operation_failure, stuck
+from sev_agent.hypervisor.errors import StartUnsettled, define_failure, operation_failure, stuck, text_of
 from sev_agent.hypervisor.launch_failures import start_failure
 from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey, survey_of
 
@@ -22,6 +22,11 @@ T = TypeVar("T")
 _UNDEFINE_ANYWHERE = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
 
 _START_SECONDS = 30.0
+"""How long one look waits for the end of a start."""
+
+_LONGEST_START_SECONDS = 900.0
+"""The memory of an encrypted guest is pinned and encrypted before it runs; a terabyte of it takes minutes."""
+
 _POLL_SECONDS = 0.2
 
 _TEST_DRIVER = "TEST"
@@ -44,6 +49,8 @@ class Domains:
     def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
         self._seen: tuple[Guest, ...] = ()
+        self._unsettled: dict[UUID, float] = {}
+        """The domains whose starts have not ended, by when that was seen first."""
 
     @property
     def seen(self) -> tuple[Guest, ...]:
@@ -55,8 +62,14 @@ class Domains:
         return await self._hypervisor.act(lambda connection: UUID(bytes=_define(connection, xml).UUID()))
 
     async def start(self, uuid: UUID) -> bool:
-        """Whether it had to be started. Raises ``StartFailed``, ``NoSlot``, ``NoMemory``."""
-        return await self._act("start", uuid, _start)
+        """Whether it had to be started. Raises ``StartFailed``, ``NoSlot``, ``NoMemory``, and as ``runs``."""
+        try:
+            started = await self._act("start", uuid, _start)
+        except StartUnsettled:
+            self._refuse_endless(uuid)
+            raise
+        self._unsettled.pop(uuid, None)
+        return started
 
     async def shutdown(self, uuid: UUID) -> None:
         """Press the guest's power button. It ends when its own system wants to, if ever."""
@@ -72,6 +85,7 @@ class Domains:
         if self._hypervisor.link.driver != _TEST_DRIVER:
             flags |= libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
         await self._act("undefine", uuid, lambda domain: domain.undefineFlags(flags), missing=None)
+        self._unsettled.pop(uuid, None)
 
     async def state(self, uuid: UUID) -> DomainState | None:
         """Its state, or None where libvirt knows no such domain."""
@@ -80,14 +94,25 @@ class Domains:
     async def runs(self, uuid: UUID) -> bool:
         """Whether its guest runs; a start that libvirt carries out is waited for, as it may outlive who asked for it.
 
-        Raises ``HypervisorError`` for one that does not come to an end.
+        Raises ``StartUnsettled`` for one that has not ended, so that it is asked again; after a quarter of an hour
+        another ``HypervisorError``, as libvirt then will not end it any more.
         """
         deadline = time.monotonic() + _START_SECONDS
         while (state := await self.state(uuid)) is DomainState.STARTING:
             if time.monotonic() > deadline:
-                raise stuck(uuid, f"its start has not ended for {_START_SECONDS:g} s")
+                self._refuse_endless(uuid)
+                raise StartUnsettled(f"domain {uuid} is still being started")
             await asyncio.sleep(_POLL_SECONDS)
-        return state is not None and state.is_active
+        runs = state is not None and state.is_active
+        if runs:
+            self._unsettled.pop(uuid, None)
+        return runs
+
+    def _refuse_endless(self, uuid: UUID) -> None:
+        """Raises ``HypervisorError`` where the start of ``uuid``, which has not ended, has gone on for too long."""
+        now = time.monotonic()
+        if now - self._unsettled.setdefault(uuid, now) >= _LONGEST_START_SECONDS:
+            raise stuck(uuid, f"its start has not ended for {_LONGEST_START_SECONDS:g} s")
 
     async def is_managed(self, uuid: UUID) -> bool:
         """Whether libvirt knows the domain, and this agent built it."""
@@ -166,8 +191,12 @@ def _start(domain: libvirt.virDomain) -> bool:
     try:
         domain.create()
     except libvirt.libvirtError as error:
-        if _state(domain).is_active:
+        state = _state(domain)
+        if state.is_active:
             return False
+        # Another start has the domain: one that was asked for before, and that took longer than was waited for it.
+        if state is DomainState.STARTING or error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            raise StartUnsettled(f"domain {domain.name()} is being started: {text_of(error)}") from error
         raise start_failure(domain.name(), error) from error
     return True
 

@@ -40,6 +40,12 @@ class StartFailed(HypervisorError):
     code = "hypervisor.start_failed"
 
 
+class StartUnsettled(HypervisorUnavailable):
+    """libvirt has not said yet whether the domain starts: it must be looked at again before anything is undone."""
+
+    code = "hypervisor.start_unsettled"
+
+
 class NoSlot(StartFailed, Exhausted):
     """The secure processor has no free ASID: every encrypted-guest slot of this host is taken."""
 

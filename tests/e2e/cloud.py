@@ -151,9 +151,9 @@ class Cloud:
     async def cast(self, method: str, **arguments: Any) -> None:
         await self.rpc.cast(method, arguments, queue=topology.work_queue_name(self.host.name))
 
-    async def post(self, body: bytes) -> None:
-        """Put ``body`` into the work queue as it is."""
-        queue = topology.work_queue_name(self.host.name)
+    async def post(self, body: bytes, *, queue: str | None = None) -> None:
+        """Put ``body`` into ``queue``, or else into the work queue, as it is."""
+        queue = queue or topology.work_queue_name(self.host.name)
         await self.broker.publish(body, Delivery(exchange=topology.EXCHANGE, routing_key=queue))
 
     async def consumers(self) -> int | None:

@@ -1,12 +1,15 @@
 """The stock ``openstack`` command, unmodified, on the whole cloud: API, scheduler, host and guest."""
 
 import asyncio
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.agent_process import AgentProcess
-from tests.e2e.cloud import Cloud
+from tests.e2e.cloud import Cloud, run
 from tests.e2e.shell import Shell
 from tests.unit.api.test_public_keys import ED25519, FINGERPRINT
 
@@ -89,6 +92,23 @@ async def test_flavors_and_rest_by_command(agent: AgentProcess, cloud: Cloud) ->
     assert "openstack flavor set --property hw:mem_encryption=true FLAVOR" in refusal
     assert "400" in refusal
     await operator.openstack("flavor", "delete", "own")
+
+
+async def test_cloud_layer_of_openstacksdk(agent: AgentProcess, cloud: Cloud) -> None:
+    """``create_server(wait=True)`` ends with a server that has an address, though nothing in the catalog is Neutron."""
+    tenant = Shell(cloud.lab, "red-member")
+    script = Path(__file__).with_name("sdk_client.py")
+    environment = {**os.environ, **tenant.variables}
+    result = await run(sys.executable, str(script), str(cloud.blank), _FLAVOR, environment=environment)
+    assert result.status == 0, result.errors
+    assert json.loads(result.output) == {
+        "status": "ACTIVE",
+        "addresses": [["10.0.2.15"]],
+        "same": True,
+        "reached_at": "10.0.2.15",
+        "deleted": True,
+        "left": [],
+    }
 
 
 async def test_preparation(agent: AgentProcess, cloud: Cloud) -> None:

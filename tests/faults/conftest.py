@@ -17,7 +17,7 @@ from tests.e2e.cloud import Cloud, run
 from tests.e2e.ear import Ear, listening
 from tests.e2e.own_lab import own_lab, seen_from_outside
 from tests.e2e.waiting import eventually
-from tests.faults.invariants import bridge_of, invariants
+from tests.faults.invariants import QUIET_SECONDS, bridge_of, invariants
 from tests.faults.services import Between, Services, between
 from tests.faults.tally import TALLY, Tally
 
@@ -35,6 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_sep("-", "faults")
     tally = config.stash[TALLY]
     terminalreporter.write_line(tally.line())
+    terminalreporter.write_line(tally.delays())
     terminalreporter.write_line(f"chance followed {_SEED_VARIABLE}={tally.seed}")
 
 
@@ -176,6 +177,14 @@ class World:
         if not self.agent.is_running:
             await self.agent.launch(**self.usual)
         await self.works()
+
+    async def recorded(self) -> None:
+        """Wait until the daemon has each request for a guest in its journal; what is over stays there for a day."""
+
+        async def all_there() -> bool:
+            return all(self.cloud.files(uuid).record.exists() for uuid in self.asked)
+
+        await eventually(all_there, within=QUIET_SECONDS, what="every request for a guest is in the journal")
 
     async def hold(self, **given: Any) -> Mapping[UUID, str]:
         """The invariants, now that things come to rest."""

@@ -1,6 +1,7 @@
 """What must hold at every quiet point, whatever went wrong before it."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -13,6 +14,7 @@ from sev_agent.compute.image_download import INCOMING_PREFIX
 from sev_agent.compute.shelf import NAME as SHELF
 from sev_agent.lab import processes
 from sev_agent.lab.platform.namespace import EMULATOR
+from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.service import GUESTS
 from sev_agent.sev.generation import RESOURCE_CLASS
 from tests.e2e.cloud import Cloud
@@ -21,6 +23,8 @@ QUIET_SECONDS = 30.0
 """How long the work that was accepted may take to come to its end on a busy machine."""
 
 _LOOK_AGAIN = 0.2
+_INTERFACES = Path("/sys/class/net")
+_LIBVIRTS_TAPS = "vnet"
 _OWNED_FILES = ("disk", "nvram", "config_drive", "definition", "console_log")
 
 
@@ -107,16 +111,47 @@ def _differ(what: str, found: Collection[UUID], wanted: Collection[UUID]) -> Ite
 
 
 def _processes(cloud: Cloud, wanted: int) -> Iterable[str]:
-    """One QEMU for each guest that runs; and a tap device for each of them that has a NIC, no other."""
+    """One QEMU for each guest that runs, and no other."""
     qemus = [each for each in processes.find(cloud.lab.directory, GUESTS) if _is_guest(each.pid)]
     names = Counter(_guest_name(each.command) for each in qemus)
     if len(names) != wanted or max(names.values(), default=1) > 1:
         yield f"{wanted} guests should run, and these processes do: {dict(names)}"
-    bridge = bridge_of(cloud)
-    ports = Path(f"/sys/class/net/{bridge}/brif")
-    taps = len(list(ports.iterdir())) if ports.exists() else 0
-    if taps != (nics := sum('"type":"tap"' in each.command for each in qemus)):
-        yield f"{taps} tap devices for {nics} guests that have one"
+    yield from _taps(bridge_of(cloud), qemus)
+
+
+def _taps(bridge: str, qemus: Iterable[MarkedProcess]) -> Iterable[str]:
+    """A tap device on the bridge for each guest that has a NIC; no other there, and none anywhere that nobody holds."""
+    ports = {path.name for path in (_INTERFACES / bridge / "brif").glob("*")}
+    held = Counter(name for qemu in qemus for name in _held_taps(qemu.pid))
+    nics = sum('"type":"tap"' in qemu.command for qemu in qemus)
+    if ports != set(held) or held.total() != nics:
+        yield f"{nics} guests have a tap device, they hold {dict(held)}, and the bridge has {sorted(ports)}"
+    # Whose it was cannot be told any more: so no lab and no libvirt of this machine may have left one.
+    for path in _INTERFACES.glob(f"{_LIBVIRTS_TAPS}*"):
+        if (path / "tun_flags").exists() and not _has_carrier(path):
+            yield f"no process holds the tap device {path.name}"
+
+
+def _held_taps(pid: int) -> Iterable[str]:
+    """The names of the tap devices that a process has open."""
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            if str(link.readlink()) != "/dev/net/tun":
+                continue
+            entry = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text()
+        except OSError:
+            continue
+        yield from re.findall(r"^iff:\t(.+)$", entry, re.MULTILINE)
+
+
+def _has_carrier(path: Path) -> bool:
+    """Whether a process has the tap device ``path`` open; where it is down the kernel does not say, and it is not."""
+    try:
+        return (path / "carrier").read_text().strip() == "1"
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def bridge_of(cloud: Cloud) -> str:

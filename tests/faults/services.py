@@ -22,6 +22,7 @@ from tests.e2e.waiting import eventually
 from tests.proxy import Proxy
 
 _END_SECONDS = 10.0
+_CHUNK = 4096
 
 
 class Leaned(StrEnum):
@@ -87,6 +88,7 @@ class Services:
 
     cloud: Cloud
     _frozen: set[Leaned] = field(default_factory=set)
+    _impostor: asyncio.Server | None = None
 
     async def kill(self, service: Leaned) -> None:
         """End it at once; what it started and what outlives it in reality, as guests outlive libvirtd, stays."""
@@ -102,6 +104,35 @@ class Services:
         self._frozen.discard(service)
         await self._signal(service, signal.SIGCONT)
 
+    async def impersonate_libvirt(self, answer: bytes) -> None:
+        """Have something that says ``answer`` to everybody listen in libvirtd's place."""
+
+        async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                await reader.read(_CHUNK)
+                writer.write(answer)
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+
+        self._socket.rename(self._hidden_socket)
+        self._impostor = await asyncio.start_unix_server(say, self._socket)
+
+    async def _expose(self) -> None:
+        if self._impostor is not None:
+            self._impostor.close()
+            self._impostor = None
+            # What was bound moved with its name, and is libvirtd's still.
+            self._hidden_socket.rename(self._socket)
+
+    @property
+    def _socket(self) -> Path:
+        return self.cloud.host.directory / "run/libvirt-sock"
+
+    @property
+    def _hidden_socket(self) -> Path:
+        return self._socket.with_name("hidden-sock")
+
     async def start(self, service: Leaned) -> None:
         """Start it, and return when it is ready; harmless where it is."""
         if service is Leaned.LIBVIRT and not await self._processes(service):
@@ -109,6 +140,7 @@ class Services:
         await self.cloud.supervisor.start(self.cloud.service(self._names[service]))
 
     async def heal(self) -> None:
+        await self._expose()
         for service in tuple(self._frozen):
             await self.thaw(service)
         for service in Leaned:

@@ -1,8 +1,9 @@
-"""Messages as a broken or hostile peer sends them: good ones that were spoiled, and bytes that never were one."""
+"""Messages as a broken or hostile peer sends them: good calls that were spoiled, and bytes that never were one."""
 
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -23,9 +24,20 @@ _JSON = st.recursive(
 )
 
 
-def strange_bodies(count: int, number: int, templates: Mapping[str, Arguments]) -> list[bytes]:
-    """``count`` bodies for a work queue, the same for the same ``number``; ``templates`` are good calls by method."""
-    bodies: list[bytes] = []
+@dataclass(frozen=True, slots=True)
+class Strange:
+    """What is sent. With a ``msg_id`` it is to be answered: its address is whole, and what else it is can be read."""
+
+    body: bytes
+    msg_id: str | None = None
+
+
+def strange_messages(count: int, number: int, templates: Mapping[str, Arguments], *, reply_queue: str) -> list[Strange]:
+    """``count`` messages for a queue, the same for the same ``number``; ``templates`` are good calls by method.
+
+    A third of them, at least, are calls: they are to be answered in ``reply_queue``.
+    """
+    messages: list[Strange] = []
 
     @seed(number)
     @settings(
@@ -35,18 +47,18 @@ def strange_bodies(count: int, number: int, templates: Mapping[str, Arguments]) 
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(_bodies(templates))
-    def collect(body: bytes) -> None:
-        bodies.append(body)
+    @given(_messages(templates, reply_queue))
+    def collect(message: Strange) -> None:
+        messages.append(message)
 
     # Hypothesis stops early where it thinks that it has seen everything of a branch.
-    while len(bodies) < count:
+    while len(messages) < count:
         collect()
         number += 1
-    return bodies[:count]
+    return messages[:count]
 
 
-def _bodies(templates: Mapping[str, Arguments]) -> st.SearchStrategy[bytes]:
+def _messages(templates: Mapping[str, Arguments], reply_queue: str) -> st.SearchStrategy[Strange]:
     good = st.sampled_from(sorted(templates)).map(lambda method: _message(method, templates[method]))
     spoiled = st.tuples(good, st.lists(_spoilers(), min_size=1, max_size=2)).map(_apply)
     whole = spoiled.map(_envelope)
@@ -58,8 +70,27 @@ def _bodies(templates: Mapping[str, Arguments]) -> st.SearchStrategy[bytes]:
         _JSON.map(lambda value: json.dumps(value).encode()),
         st.binary(max_size=200),
     ]
+    calls = spoiled.map(lambda message: _call(message, reply_queue))
+    casts = whole.map(Strange)
     # Most of them are messages still: what is none is refused before anything looks at it.
-    return st.integers(0, 3 * len(rest)).flatmap(lambda kind: rest[kind] if kind < len(rest) else whole)
+    kinds = [*(strategy.map(Strange) for strategy in rest), *[casts] * len(rest), *[calls] * 2 * len(rest)]
+    return st.integers(0, len(kinds) - 1).flatmap(kinds.__getitem__)
+
+
+def _call(message: Any, reply_queue: str) -> Strange:
+    # Spoiled first: what becomes of a call whose own address is spoiled is nobody's to say.
+    msg_id = uuid4().hex
+    addressed = {**message, "_msg_id": msg_id, "_reply_q": reply_queue}
+    return Strange(_envelope(addressed), msg_id if _is_json(message) else None)
+
+
+def _is_json(value: Any) -> bool:
+    """Whether it is JSON for others than Python too, which knows numbers that are none, and halves of characters."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _message(method: str, arguments: Arguments) -> dict[str, Any]:

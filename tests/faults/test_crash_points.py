@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -17,6 +17,7 @@ from tests.e2e.cloud import Cloud
 from tests.e2e.ear import Ear
 from tests.e2e.waiting import eventually
 from tests.faults.conftest import World
+from tests.faults.invariants import bridge_of
 from tests.faults.services import Between, Services
 from tests.faults.tally import Tally
 from tests.images import make_qcow2
@@ -35,19 +36,23 @@ _USUAL = {"builds__guest_shutdown_timeout": "1"}
 
 
 class Stage(World):
-    """What each scenario plays on. ``doomed`` is what the daemon's next life is told, where it has to die."""
+    """What each scenario plays on. ``doomed`` is what the daemon's next life is told, where it has to die.
+
+    ``settings`` are those of all its lives, beside the usual ones.
+    """
 
     doomed: str = ""
+    settings: Mapping[str, str] = _USUAL
 
     async def up(self) -> None:
         """A daemon that does not die."""
-        await self.start(**_USUAL)
+        await self.start(**self.settings)
 
     async def doom(self) -> None:
         """A daemon that dies where it shall, perhaps before it is ready."""
         if self.agent.is_running:
             assert await self.agent.stop() == 0
-        await self.agent.launch(**{**self.usual, **_USUAL, _ARMED: self.doomed})
+        await self.agent.launch(**{**self.usual, **self.settings, _ARMED: self.doomed})
 
     async def ready_to_die(self) -> None:
         """A daemon that dies where it shall, and is ready before that."""
@@ -155,6 +160,50 @@ async def reboot(stage: Stage, scratch: Path) -> Told:
     return Told(uuid, "reboot.end")
 
 
+async def delete_during_build(stage: Stage, scratch: Path) -> Told:
+    """A deletion that ends a build, which waits for Glance."""
+    await stage.ready_to_die()
+    stage.proxies.glance.freeze()
+    uuid = await stage.begin()
+    await _seen_as(stage, uuid, "building")
+    await stage.delete(uuid)
+    return Told(uuid, "delete.end")
+
+
+async def delete_during_stop(stage: Stage, scratch: Path) -> Told:
+    """A deletion that does not wait for the guest to shut itself down."""
+    return await _deleted_during(stage, "stop_instance", "stopping")
+
+
+async def delete_during_reboot(stage: Stage, scratch: Path) -> Told:
+    """As ``delete_during_stop``, of a reboot."""
+    return await _deleted_during(stage, "reboot_instance", "rebooting", reboot_type="SOFT")
+
+
+async def failing_start(stage: Stage, scratch: Path) -> Told:
+    """A start from stopped that takes a slot, and that libvirt then refuses: somebody took the guest's bridge away."""
+    await stage.ready_to_die()
+    uuid = await stage.build()
+    await _destroyed(stage, uuid)
+    known = await stage.cloud.virsh("dumpxml", "--inactive", domain_name(uuid))
+    changed = known.output.replace(bridge_of(stage.cloud), "missing")
+    assert changed != known.output
+    (scratch / "domain.xml").write_text(changed)
+    assert (await stage.cloud.virsh("define", str(scratch / "domain.xml"))).status == 0
+    await stage.ask("start_instance", uuid, "stopped")
+    return Told(uuid, "start.error")
+
+
+async def redefine(stage: Stage, scratch: Path) -> Told:
+    """A start of a guest whose domain somebody has undefined."""
+    await stage.ready_to_die()
+    uuid = await stage.build()
+    await _destroyed(stage, uuid)
+    assert (await stage.cloud.virsh("undefine", domain_name(uuid), "--keep-nvram")).status == 0
+    await stage.ask("start_instance", uuid, "active")
+    return Told(uuid, "start.end")
+
+
 async def hard_reboot(stage: Stage, scratch: Path) -> Told:
     await stage.ready_to_die()
     uuid = await stage.build()
@@ -218,6 +267,27 @@ async def register(stage: Stage, scratch: Path) -> None:
     await stage.doom()
 
 
+async def lose_slots(stage: Stage, scratch: Path) -> None:
+    """The start on a host whose kernel has lost SEV, where no guest holds a slot."""
+    await stage.up()
+    await _die_without_sev(stage)
+
+
+async def lose_held_slots(stage: Stage, scratch: Path) -> None:
+    """As ``lose_slots``, with a guest."""
+    await stage.up()
+    await stage.build()
+    await _die_without_sev(stage)
+
+
+async def beside_nova(stage: Stage, scratch: Path) -> Told:
+    """A build that is claimed from Nova's tree: the lab host's own looks the same to the daemon."""
+    await stage.up()
+    stage.settings = {**_USUAL, "placement__mode": "beside-nova", "placement__nova_node": stage.cloud.host.name}
+    await stage.ready_to_die()
+    return await _building(stage)
+
+
 async def host_boot(stage: Stage, scratch: Path) -> Told:
     """The start after the host itself was restarted."""
     await stage.up()
@@ -237,15 +307,40 @@ async def _building(stage: Stage, **changes: str) -> Told:
     return Told(uuid, "create.end")
 
 
+async def _deleted_during(stage: Stage, method: str, state: str, **arguments: str) -> Told:
+    stage.settings = {"builds__guest_shutdown_timeout": "60"}
+    await stage.ready_to_die()
+    uuid = await stage.build()
+    await stage.cloud.cast(method, instance_uuid=str(uuid), **arguments)
+    await _seen_as(stage, uuid, state)
+    await stage.delete(uuid)
+    return Told(uuid, "delete.end")
+
+
+async def _die_without_sev(stage: Stage) -> None:
+    parameter = stage.cloud.host.platform_root / "sys/module/kvm_amd/parameters/sev"
+    was = parameter.read_text()
+    parameter.write_text("N\n")
+    try:
+        await stage.doom()
+        await stage.died()
+    finally:
+        parameter.write_text(was)
+
+
 async def _destroyed(stage: Stage, uuid: UUID) -> None:
     """End the guest by libvirt, and wait until the daemon knows it."""
     assert (await stage.cloud.virsh("destroy", domain_name(uuid))).status == 0
 
-    async def known() -> bool:
-        view = await stage.cloud.view(uuid)
-        return view is not None and view["state"] == "stopped"
+    await _seen_as(stage, uuid, "stopped")
 
-    await eventually(known, within=_NOTED_SECONDS, what=f"instance {uuid} is known to be stopped")
+
+async def _seen_as(stage: Stage, uuid: UUID, state: str) -> None:
+    async def is_so() -> bool:
+        view = await stage.cloud.view(uuid)
+        return view is not None and view["state"] == state
+
+    await eventually(is_so, within=_NOTED_SECONDS, what=f"instance {uuid} is known to be {state}")
 
 
 def _surplus(provider: UUID) -> Allocation:
@@ -348,6 +443,11 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
         P.POWER_AFTER_START,
         (P.CONCLUDE_BEFORE_SAVE, 2),
     ),
+    delete_during_build: ((P.ACCEPT_AFTER_SAVE, 2),),
+    delete_during_stop: ((P.ACCEPT_AFTER_SAVE, 3), P.UNDO_AFTER_DESTROY),
+    delete_during_reboot: ((P.ACCEPT_AFTER_SAVE, 3),),
+    failing_start: (P.POWER_AFTER_CLAIM, (P.CONCLUDE_BEFORE_SAVE, 3)),
+    redefine: (P.POWER_AFTER_REDEFINE,),
     hard_reboot: (P.POWER_AFTER_END, P.REBOOT_AFTER_SAVE),
     hard_reboot_of_stopped: (P.POWER_AFTER_CLAIM, P.POWER_AFTER_START),
     observe: ((P.CONCLUDE_BEFORE_SAVE, 2),),
@@ -367,6 +467,9 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
         P.RECONCILE_AFTER_WRITES,
     ),
     register: (P.PROVIDER_AFTER_CREATE, (P.PROVIDER_AFTER_CREATE, 2)),
+    lose_slots: (P.PROVIDER_AFTER_DELETE,),
+    lose_held_slots: (P.PROVIDER_AFTER_RESERVE,),
+    beside_nova: (P.LEDGER_AFTER_WRITE,),
     host_boot: (P.HOST_BOOT_BEFORE_START, P.HOST_BOOT_AFTER_START),
 }
 

@@ -8,8 +8,10 @@ from uuid import UUID
 
 import pytest
 
+from sev_agent.domain.identity import domain_name
 from sev_agent.messaging.client import RemoteError
 from tests.e2e.ear import Ear
+from tests.e2e.waiting import eventually
 from tests.faults.conftest import World
 from tests.faults.disk import full_disk
 from tests.images import MIB
@@ -17,6 +19,7 @@ from tests.images import MIB
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _IMAGE_MIB = 16
+_PATIENCE = 60.0
 
 
 async def test_disk_fills_during_a_build(world: World, ear: Ear, tmp_path: Path) -> None:
@@ -55,6 +58,38 @@ async def test_journal_is_full(world: World) -> None:
     await world.hold()
     await world.restart()
     await world.hold()
+
+
+async def test_spool_is_full(world: World, ear: Ear) -> None:
+    """What no broker takes and no spool can keep is told when the broker is back, also by the daemon's next life."""
+    await world.have()
+    guests = [await world.build() for _ in range(2)]
+    assert await world.agent.stop() == 0
+    async with full_disk(world.cloud.state_dir / "notifications", free=0):
+        await world.start()
+        for guest in guests:
+            world.agent.forget_log()
+            world.proxies.broker.refuse()
+            assert (await world.cloud.virsh("destroy", domain_name(guest))).status == 0
+            world.asked[guest] = {"stopped"}
+            await eventually(lambda: _cannot_keep(world), within=_PATIENCE, what="the spool is full")
+            world.note()
+            if guest is guests[-1]:
+                await world.agent.kill()
+            else:
+                world.proxies.broker.heal()
+                await ear.hear(guest, "stop.end", within=_PATIENCE)
+    await world.heal()
+    await ear.hear(guests[-1], "stop.end", within=_PATIENCE)
+    await world.hold()
+
+
+async def _cannot_keep(world: World) -> bool:
+    """Whether the daemon has noted that a guest stopped, and failed to keep what is to be told of it."""
+    said = await asyncio.to_thread(world.agent.said)
+    return '"outbox.keep.failed"' in said and await world.cloud.slots_used() == len(
+        [states for states in world.asked.values() if states == {"active"}]
+    )
 
 
 async def _upload(world: World, directory: Path) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -12,14 +13,16 @@ from uuid import UUID
 import pytest
 
 from sev_agent.domain.identity import domain_name
+from tests.e2e.waiting import eventually
 from tests.faults.conftest import World
 from tests.faults.services import Leaned
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 AWAY_SECONDS = 1.0
-MOMENTS = (0.0, 0.3)
-"""Seconds from the requests to the fault: at their first steps, and as the guests start."""
+_PATIENCE = 60.0
+_CLAIM = b"PUT /allocations/"
+"""How a request begins by which the daemon takes or gives back what a guest needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +81,70 @@ async def test_nothing_breaks(world: World) -> None:
     assert sorted(states.values()) == ["active", "deleted", "error"]
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment of a build. ``prepare`` comes before the requests; ``reached`` returns when a build is there."""
+
+    prepare: Callable[[World], None]
+    reached: Callable[[World, list[UUID]], Awaitable[None]]
+
+
+def _to_claim(world: World) -> None:
+    world.proxies.placement.freeze_at(_CLAIM)
+
+
+async def _is_claiming(world: World, begun: list[UUID]) -> None:
+    """All builds are in the journal, and what they have to ask of Placement will not arrive before the fault."""
+    async with asyncio.timeout(_PATIENCE):
+        await world.proxies.placement.sprung.wait()
+    await world.recorded()
+
+
+async def _is_starting(world: World, begun: list[UUID]) -> None:
+    """A build has all files of its guest, and is not over; where all were too quick, another one is begun."""
+
+    async def stage() -> str:
+        return await asyncio.to_thread(_stage, world, begun)
+
+    for _ in range(2):
+        if await eventually(stage, within=_PATIENCE, what="a build starts its guest", every=0.01) == "starting":
+            return
+        begun.append(await world.begin())
+    raise AssertionError("no build was seen at its start")
+
+
+def _stage(world: World, begun: list[UUID]) -> str:
+    """Where the builds are: a guest of theirs is about to start, all are over, or neither yet."""
+    building = [uuid for uuid in begun if not _is_over(world, uuid)]
+    if not building:
+        return "over"
+    return "starting" if any(world.cloud.files(uuid).nvram.exists() for uuid in building) else ""
+
+
+def _is_over(world: World, uuid: UUID) -> bool:
+    """Whether a build has ended; one whose request is not in the journal yet has not."""
+    record = world.cloud.files(uuid).record
+    return record.exists() and json.loads(record.read_text())["state"] != "building"
+
+
+def _nothing(world: World) -> None:
+    pass
+
+
+MOMENTS = (Moment(_to_claim, _is_claiming), Moment(_nothing, _is_starting))
+
+
 async def test_during_builds(world: World, fault: Fault) -> None:
-    """A fault among builds, a deletion, a stop and a reboot: each ends as asked, or as a build with its error."""
+    """A fault while a build claims, or starts its guest, among other work: each ends as asked, or in its error."""
     await world.have()
     for moment in MOMENTS:
         doomed, stopping, rebooting = await asyncio.gather(*(world.build() for _ in range(3)))
+        moment.prepare(world)
         begun = [await world.begin() for _ in range(2)]
         await world.delete(doomed)
         await world.power("stop_instance", stopping, "stopped")
         await world.power("reboot_instance", rebooting, "active", reboot_type="HARD")
-        await asyncio.sleep(moment)
+        await moment.reached(world, begun)
         await _strike(world, fault)
         world.note()
         await world.hold()
@@ -96,11 +153,15 @@ async def test_during_builds(world: World, fault: Fault) -> None:
 
 
 async def test_during_reconciliations(world: World, fault: Fault) -> None:
-    """A fault among comparisons that have something to repair: in the end everything is repaired."""
+    """A fault in the middle of a comparison, which is just repairing something: in the end everything is repaired."""
     await world.have(reconciler__interval=1, reconciler__jitter=0)
     guests = [await world.build() for _ in range(3)]
+    world.proxies.placement.freeze_at(_CLAIM)
     for uuid in guests:
         await _forget(world, uuid)
+    # No guest changes, so this is the comparison's; it waits for an answer that does not come before the fault.
+    async with asyncio.timeout(_PATIENCE):
+        await world.proxies.placement.sprung.wait()
     await _strike(world, fault)
     world.note()
     await world.hold()

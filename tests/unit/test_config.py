@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from sev_agent.config import (
+    AddressPool,
     AgentConfig,
     ApiConfig,
     ConfigurationError,
@@ -279,6 +280,42 @@ class TestApi:
         path.write_text(f'[auth]\ntype = "none"\n[networks]\noffered = ["{offered}"]\n')
         with pytest.raises(ConfigurationError, match=r"\n  networks\.offered\.0: "):
             load_as(ApiConfig, path, {})
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"first": "192.0.2.0"},
+            {"last": "192.0.2.255"},
+            {"first": "192.0.2.21"},
+            {"last": "198.51.100.1"},
+            {"gateway": "198.51.100.1"},
+            {"cidr": "192.0.2.1/24"},
+            {"network": "f0e1d2c3-0000-4000-8000-000000000002"},
+        ],
+    )
+    def test_addresses_that_cannot_be_given(self, path: Path, changes: dict[str, str]) -> None:
+        """A pool is of an offered network, and its addresses are hosts' in one range of one CIDR."""
+        network = "f0e1d2c3-0000-4000-8000-000000000001"
+        pool = {"network": network, "cidr": "192.0.2.0/24", "first": "192.0.2.10", "last": "192.0.2.20", **changes}
+        written = ", ".join(f'{name} = "{value}"' for name, value in pool.items())
+        path.write_text(
+            f'[auth]\ntype = "none"\n[networks]\noffered = ["{network}=bridge:x"]\npools = [{{ {written} }}]\n'
+        )
+        with pytest.raises(ConfigurationError, match=r"\n  networks"):
+            load_as(ApiConfig, path, {})
+
+    def test_the_gateway_is_nobodys(self) -> None:
+        """Where the gateway lies in the range, no server gets it."""
+        pool = AddressPool.model_validate(
+            {
+                "network": "f0e1d2c3-0000-4000-8000-000000000001",
+                "cidr": "192.0.2.0/30",
+                "first": "192.0.2.1",
+                "last": "192.0.2.2",
+                "gateway": "192.0.2.1",
+            }
+        )
+        assert [str(address) for address in pool.addresses()] == ["192.0.2.2"]
 
 
 class TestEnvironment:

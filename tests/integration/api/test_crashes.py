@@ -12,12 +12,15 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+from pydantic import SecretStr
 
+from sev_agent.api.migrations import upgrade
 from sev_agent.config import DatabaseSection
 from sev_agent.crash_points import VARIABLE, CrashPoint
 from sev_agent.sev import tags
 from tests.e2e.waiting import eventually
 from tests.integration.api.fleet import Fleet
+from tests.postgresql import PostgresServer
 from tests.rabbitmq import RabbitNode, free_port
 from tests.unit.cli.cloud import ScriptedCloud
 
@@ -85,11 +88,16 @@ async def cloud() -> AsyncIterator[ScriptedCloud]:
 
 
 @pytest.fixture
-def lives(node: RabbitNode, database: DatabaseSection, cloud: ScriptedCloud, tmp_path: Path) -> Lives:
+def lives(node: RabbitNode, kind: str, cloud: ScriptedCloud, request: pytest.FixtureRequest, tmp_path: Path) -> Lives:
+    """On a database of the ``kind``, which has its tables."""
+    server: PostgresServer | None = request.getfixturevalue("postgres") if kind == "postgresql" else None
+    url = server.new_database() if server else f"sqlite:///{tmp_path}/api.sqlite"
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(upgrade(DatabaseSection(url=SecretStr(url))))
     config, port = tmp_path / "api.toml", free_port()
     config.write_text(
         f'[api]\nport = {port}\nstop_timeout = 5\n[http]\nport = {free_port()}\n[auth]\ntype = "none"\n'
-        f'[database]\nurl = "{database.url.get_secret_value()}"\n[messaging]\nurl = "{node.url}"\n'
+        f'[database]\nurl = "{url}"\n[messaging]\nurl = "{node.url}"\n'
         f'[glance]\nendpoint = "{cloud.url}"\n'
         "[upkeep]\ninterval = 0.2\nschedule_deadline = 1\nschedule_attempts = 50\ntransition_deadline = 1\n"
     )
@@ -97,15 +105,17 @@ def lives(node: RabbitNode, database: DatabaseSection, cloud: ScriptedCloud, tmp
 
 
 @pytest.mark.parametrize(
-    "point",
+    ("point", "kind"),
     [
-        CrashPoint.CREATE_AFTER_ROW,
-        CrashPoint.CREATE_AFTER_CAST,
-        CrashPoint.NEWS_BEFORE_COMMIT,
-        CrashPoint.NEWS_AFTER_COMMIT,
+        (CrashPoint.CREATE_AFTER_ROW, "sqlite"),
+        (CrashPoint.CREATE_AFTER_CAST, "postgresql"),
+        (CrashPoint.NEWS_BEFORE_COMMIT, "postgresql"),
+        (CrashPoint.NEWS_AFTER_COMMIT, "sqlite"),
     ],
 )
-async def test_death_between_two_steps(lives: Lives, cloud: ScriptedCloud, fleet: Fleet, point: CrashPoint) -> None:
+async def test_death_between_two_steps(
+    lives: Lives, cloud: ScriptedCloud, fleet: Fleet, point: CrashPoint, kind: str
+) -> None:
     """Between row and cast, cast and answer, news and commit, commit and acknowledgement: one server, and then none."""
     image = cloud.add_image("debian", **tags.IMAGE)
     flavor = {"name": point.value, "id": point.value, "ram": 512, "vcpus": 1, "disk": 1}

@@ -9,6 +9,7 @@ import pytest
 
 from sev_agent.compute.accounting import NotRegistered
 from sev_agent.compute.allocation import ProviderTree
+from sev_agent.compute.drift import Comparison
 from sev_agent.compute.holding import managed
 from sev_agent.compute.record import JournalFailed, State
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
@@ -407,6 +408,28 @@ async def test_operation_accepted_while_a_record_is_written(host: CountingHost) 
         assert await host.held(uuid) == FULL_SIZE
 
 
+async def test_event_of_a_surplus_that_a_comparison_has_found(
+    host: CountingHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A surplus that is left to an event's own look, since it came just then, is given back by that."""
+    await registered(host)
+    stray = uuid4()
+    root = await host.placement.find_provider(host.name)
+    assert root is not None
+    surplus = Allocation(resources={root.uuid: {"VCPU": 1}}, project_id="p", user_id="u", consumer_type="INSTANCE")
+    await host.placement.put_allocation(stray, surplus)
+    remember = host.accounting._remember
+
+    def remember_and_hear(compared: Comparison) -> None:
+        remember(compared)
+        host.accounting.mark(stray)
+
+    monkeypatch.setattr(host.accounting, "_remember", remember_and_hear)
+    await host.reconcile()
+
+    await host.eventually_holds(stray, {})
+
+
 async def test_claim_during_the_removal_of_a_surplus(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that claims while a comparison gives back what stood under its UUID keeps its claim."""
     root, _ = await registered(host)
@@ -486,12 +509,27 @@ async def test_event_while_another_cannot_be_written(host: CountingHost) -> None
 
 
 async def test_refused_guest_gets_the_slot_that_comes_free(host: CountingHost) -> None:
-    """A guest that had no slot is counted as soon as there is one."""
+    """A guest that had no slot is counted as soon as another's guest ends."""
     await registered(host)
     first = await host.built()
     await host.built()
     beyond = await host.start_guest(ours=False)
     await host.libvirt.domains.destroy(first)
+
+    await host.eventually_holds(beyond, UNMANAGED_SIZE)
+
+
+async def test_refused_guest_gets_the_slot_that_a_deletion_gives_back(host: CountingHost) -> None:
+    """What an operation gives back by itself is room too."""
+    await registered(host)
+    first = await host.built()
+    await host.built()
+    beyond = await host.start_guest(ours=False)
+    async with asyncio.timeout(PATIENCE):
+        while ("PUT", 409) not in host.requests:  # noqa: ASYNC110 - a refusal rings no bell
+            await asyncio.sleep(0.01)
+    host.in_flight.add(first)
+    await host.accounting.release(first)
 
     await host.eventually_holds(beyond, UNMANAGED_SIZE)
 

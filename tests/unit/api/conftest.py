@@ -3,10 +3,17 @@ from pathlib import Path
 
 import pytest
 
+from sev_agent.config import DatabaseSection
 from tests.compute_api import InProcessApi, file_database, serving
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[InProcessApi]:
-    async with serving(await file_database(tmp_path)) as api:
+async def settings(tmp_path: Path) -> DatabaseSection:
+    """A database with tables, which are empty."""
+    return await file_database(tmp_path)
+
+
+@pytest.fixture
+async def api(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
+    async with serving(settings) as api:
         yield api

@@ -1,25 +1,37 @@
 """Networks as clients without Neutron see them, and the addresses of servers."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from sev_agent.config import NetworksSection
-from sev_agent.schema import derived_mac
-from tests.compute_api import InProcessApi, file_database, serving
+from sev_agent.config import AddressPool, DatabaseSection, NetworksSection
+from sev_agent.errors import Unavailable
+from sev_agent.schema import Address, ScheduleArguments, derived_mac, parse
+from tests.compute_api import InProcessApi, serving
 from tests.unit.api.requests import make_flavor, make_image, message, server
 
 BRIDGE = "f0e1d2c3-0000-4000-8000-000000000001"
+POOLED = "f0e1d2c3-0000-4000-8000-000000000002"
+POOL = AddressPool.model_validate(
+    {
+        "network": POOLED,
+        "cidr": "192.0.2.0/24",
+        "first": "192.0.2.10",
+        "last": "192.0.2.12",
+        "gateway": "192.0.2.1",
+        "dns": ["192.0.2.2"],
+    }
+)
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[InProcessApi]:
+async def api(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
     """One whose servers are on QEMU's own network unless they ask for another."""
-    networks = NetworksSection(auto="user", offered=(f"{BRIDGE}=bridge:br-x",))
-    async with serving(await file_database(tmp_path), networks=networks) as api:
+    networks = NetworksSection(auto="user", offered=(f"{BRIDGE}=bridge:br-x", f"{POOLED}=bridge:br-p"), pools=(POOL,))
+    async with serving(settings, networks=networks) as api:
         yield api
 
 
@@ -61,7 +73,106 @@ async def test_what_is_not_known_is_not_told(api: InProcessApi, networks: Any) -
 async def test_networks_of_a_tenant(api: InProcessApi) -> None:
     """Terraform's provider finds the networks that are offered, and their names, where there is no Neutron."""
     network = {"id": BRIDGE, "label": "br-x", "cidr": "None"}
-    assert await api.ask("GET", "/os-tenant-networks") == (200, {"networks": [network]})
+    pooled = {"id": POOLED, "label": "br-p", "cidr": "192.0.2.0/24"}
+    assert await api.ask("GET", "/os-tenant-networks") == (200, {"networks": [network, pooled]})
     assert await api.ask("GET", f"/os-tenant-networks/{BRIDGE}") == (200, {"network": network})
     assert (await api.ask("GET", "/os-tenant-networks/x"))[0] == 404
     assert (await api.ask("GET", "/os-tenant-networks", version="2.36"))[0] == 404
+
+
+async def create(api: InProcessApi, *networks: dict[str, str], **fields: Any) -> tuple[int, Any]:
+    """The answer to a request for a server on ``networks``; the flavor is there."""
+    return await api.ask("POST", "/servers", json=server(make_image(api), networks=list(networks), **fields))
+
+
+async def addresses(api: InProcessApi) -> list[str]:
+    """Of every server, the addresses that it shows."""
+    _, listed = await api.ask("GET", "/servers/detail")
+    return sorted(each["addr"] for one in listed["servers"] for each in one["addresses"].get("br-p", []))
+
+
+async def test_an_address_from_the_pool(api: InProcessApi) -> None:
+    """It is shown at once, and travels to the host with what the guest needs to use it; other NICs are as they were."""
+    await make_flavor(api)
+    status, made = await create(api, {"uuid": BRIDGE}, {"uuid": POOLED}, {"uuid": POOLED})
+    assert status == 202
+    ((_, sent),) = api.sent.casts
+    instance = parse(ScheduleArguments, sent).instance
+    first, second, third = instance.networks
+    assert (first.address, second.source) == (None, "br-p")
+    expected = {"interface": "192.0.2.10/24", "gateway": "192.0.2.1", "dns": ["192.0.2.2"]}
+    assert second.address == Address.model_validate(expected)
+    assert third.address == Address.model_validate({**expected, "interface": "192.0.2.11/24"})
+    _, shown = await api.ask("GET", f"/servers/{made['server']['id']}")
+    entries = shown["server"]["addresses"]["br-p"]
+    macs = [derived_mac(instance.uuid, index) for index in (1, 2)]
+    assert [(each["addr"], each["OS-EXT-IPS-MAC:mac_addr"]) for each in entries] == [
+        ("192.0.2.10", macs[0]),
+        ("192.0.2.11", macs[1]),
+    ]
+    assert shown["server"]["accessIPv4"] == "192.0.2.10"
+
+
+async def test_a_pool_is_used_up(api: InProcessApi) -> None:
+    """The refusal says so, and leaves nothing behind; what a deleted server had is given again."""
+    await make_flavor(api)
+    made = [await create(api, {"uuid": POOLED}) for _ in range(3)]
+    text = message(*await create(api, {"uuid": POOLED}))
+    assert "all of 192.0.2.10 to 192.0.2.12" in text
+    assert await addresses(api) == ["192.0.2.10", "192.0.2.11", "192.0.2.12"]
+    gone = made[1][1]["server"]["id"]
+    await api.withdrawals.withdraw([gone])
+    assert await addresses(api) == ["192.0.2.10", "192.0.2.12"]
+    assert "No more addresses" in message(*await create(api, {"uuid": POOLED}, max_count=2))
+    assert (await create(api, {"uuid": POOLED}))[0] == 202
+    assert await addresses(api) == ["192.0.2.10", "192.0.2.11", "192.0.2.12"]
+
+
+async def test_a_request_that_fails_keeps_no_address(api: InProcessApi) -> None:
+    """Where the schedulers cannot be reached, the address is free again."""
+    await make_flavor(api)
+    api.sent.fault = Unavailable("no broker")
+    for _ in range(4):
+        assert (await create(api, {"uuid": POOLED}))[0] == 503
+    api.sent.fault = None
+    assert (await create(api, {"uuid": POOLED}))[0] == 202
+    assert await addresses(api) == ["192.0.2.10"]
+
+
+async def test_a_fixed_address(api: InProcessApi) -> None:
+    """The one asked for, or a refusal that says why not."""
+    await make_flavor(api)
+    asked = {"uuid": POOLED, "fixed_ip": "192.0.2.12"}
+    assert (await create(api, asked))[0] == 202
+    assert await addresses(api) == ["192.0.2.12"]
+    for expected, fields, networks in (
+        ("409 already in use", {}, [asked]),
+        ("409 already in use", {}, [{**asked, "fixed_ip": "192.0.2.11"}] * 2),
+        ("400 192.0.2.10 to 192.0.2.12", {}, [{**asked, "fixed_ip": "192.0.2.13"}]),
+        ("400 not for several", {"max_count": 2}, [{**asked, "fixed_ip": "192.0.2.11"}]),
+        ("400 gives no addresses", {}, [{**asked, "uuid": BRIDGE}]),
+        ("400 fixed_ip", {}, [{**asked, "fixed_ip": "2001:db8::1"}]),
+    ):
+        status, body = await create(api, *networks, **fields)
+        assert str(status) == expected[:3], body
+        assert expected[4:] in message(status, body)
+    assert await addresses(api) == ["192.0.2.12"]
+
+
+async def test_fixed_addresses_of_one_request_come_first(api: InProcessApi) -> None:
+    """A NIC that takes any address does not take the one that the next NIC asks for."""
+    await make_flavor(api)
+    assert (await create(api, {"uuid": POOLED}, {"uuid": POOLED, "fixed_ip": "192.0.2.10"}))[0] == 202
+    assert await addresses(api) == ["192.0.2.10", "192.0.2.11"]
+
+
+async def test_many_at_once(api: InProcessApi) -> None:
+    """Of eight requests by two projects for three addresses three get one each, and the others hear why not."""
+    await make_flavor(api)
+    body = server(make_image(api), networks=[{"uuid": POOLED}])
+    asked = (api.ask("POST", "/servers", json=body, project=project) for project in ("red", "blue") * 4)
+    answers = await asyncio.gather(*asked)
+    assert sorted(status for status, _ in answers) == [202] * 3 + [409] * 5
+    instances = [parse(ScheduleArguments, sent).instance for _, sent in api.sent.casts]
+    given = [str(nic.address.interface.ip) for one in instances for nic in one.networks if nic.address is not None]
+    assert sorted(given) == ["192.0.2.10", "192.0.2.11", "192.0.2.12"]

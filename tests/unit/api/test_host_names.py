@@ -12,6 +12,7 @@ from sev_agent.api.host_names import without_names
         ("C-1.example.com is away. Ask c-1.", ["c-1"], "its host is away. Ask its host."),
         ("provider c-1_amd_sev_es is full", ["c-1"], "provider its host is full"),
         ("hosts by the name 'c-1': none", ["c-1", None], "hosts by the name 'its host': none"),
+        ("no reply from queue 'sev_agent_query.c-1'; it", ["c-1"], "no reply from queue 'its host'; it"),
         ("nobody is named", [None, None], "nobody is named"),
         ("a.b", ["a.b"], "its host"),
         ("axb", ["a.b"], "axb"),

@@ -32,7 +32,7 @@ async def test_an_upgrade_makes_what_the_program_maps(settings: DatabaseSection)
     await upgrade(settings)
     database = Database(settings)
     async with database.engine.connect() as connection:
-        assert await connection.run_sync(_differences) == []
+        assert await connection.run_sync(differences) == []
     await database.close()
 
 
@@ -58,7 +58,7 @@ async def test_the_upgrade_of_a_database_that_is_read(settings: DatabaseSection)
         assert later.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def _differences(connection: Connection) -> list[object]:
+def differences(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection), Table.metadata))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import libvirt  # noqa: TID251 - what libvirt says is at issue
 import pytest
 
 from sev_agent.compute.accounting import Accounting
@@ -16,10 +17,13 @@ from sev_agent.compute.progress import Progress, Step
 from sev_agent.compute.record import Record, RecordStore, State
 from sev_agent.config import AgentConfig
 from sev_agent.errors import Unavailable
+from sev_agent.hypervisor import domains as domains_module
 from sev_agent.hypervisor.domains import DomainState
+from sev_agent.hypervisor.errors import StartUnsettled
 from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.placement import Full
+from sev_agent.sev.generation import Generation
 from tests.libvirt_host import SEV, Host, agent_metadata, domain_xml, running_host
 from tests.requests import record
 
@@ -114,6 +118,38 @@ async def test_undo(site: Site) -> None:
         assert await site.libvirt.domains.state(accepted.uuid) is None
         assert site.left(accepted) == ["instance.json"]
         assert not site.book.claimed
+
+
+async def test_undo_of_a_late_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that libvirt carries out while the domain is being removed leaves no guest behind."""
+    accepted = site.accepted()
+    domains = site.libvirt.domains
+    await site.guest(accepted.uuid)
+    undefine = domains.undefine
+
+    async def started_before(uuid: UUID) -> None:
+        await domains.start(uuid)
+        await undefine(uuid)
+
+    monkeypatch.setattr(domains, "undefine", started_before)
+    await site.undo(accepted)
+
+    assert await domains.state(accepted.uuid) is None
+
+
+async def test_start_that_takes_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build whose guest is still being started when it is resumed waits; the guest that came up is its own."""
+    accepted = site.accepted().with_(generation=Generation.SEV)
+    await site.guest(accepted.uuid)
+    monkeypatch.setattr(domains_module, "_START_SECONDS", 0.0)
+    with monkeypatch.context() as slow:
+        starting = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+        slow.setattr(libvirt.virDomain, "state", lambda _: starting)
+        with pytest.raises(StartUnsettled):
+            await site.build(accepted, resumed=True)
+
+    assert (await site.build(accepted, resumed=True)).state is State.ACTIVE
+    assert await site.libvirt.domains.state(accepted.uuid) is DomainState.RUNNING
 
 
 async def test_undo_without_placement(site: Site) -> None:

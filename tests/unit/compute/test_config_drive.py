@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import stat
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -110,3 +111,30 @@ async def test_written_for_qemu_to_read(tmp_path: Path) -> None:
         await write_config_drive(path, _instance(), MACS)
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert [entry.name for entry in tmp_path.iterdir()] == ["config.iso"]
+
+
+def test_an_address_of_the_guests_own() -> None:
+    """A NIC with an address is configured with it, its gateway and its name servers; the one beside it asks by DHCP."""
+    address = {"interface": "192.0.2.10/25", "gateway": "192.0.2.1", "dns": ["192.0.2.1", "192.0.2.2"]}
+    networks = [
+        {"type": "bridge", "source": "br-x", "address": address},
+        {"type": "none"},
+        {"type": "bridge", "source": "br-y", "address": {"interface": "198.51.100.2/31"}},
+        {"type": "user"},
+    ]
+    macs = (*MACS, "52:54:00:00:00:03")
+    everywhere = str(IPv4Address(0))
+    found = json.loads(files(_instance(networks=networks), macs)["network_data.json"])
+    first, second, third = found["networks"]
+    assert first == {
+        "id": "network0",
+        "network_id": "network0",
+        "link": "nic0",
+        "type": "ipv4",
+        "ip_address": "192.0.2.10",
+        "netmask": "255.255.255.128",
+        "routes": [{"network": everywhere, "netmask": everywhere, "gateway": "192.0.2.1"}],
+    }
+    assert (second["ip_address"], second["netmask"], second["routes"]) == ("198.51.100.2", "255.255.255.254", [])
+    assert third["type"] == "ipv4_dhcp"
+    assert found["services"] == [{"type": "dns", "address": "192.0.2.1"}, {"type": "dns", "address": "192.0.2.2"}]

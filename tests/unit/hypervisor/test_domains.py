@@ -1,3 +1,4 @@
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -7,8 +8,16 @@ from uuid import UUID, uuid4
 import libvirt  # noqa: TID251 - the tests of the package that may
 import pytest
 
+from sev_agent.errors import Unavailable
+from sev_agent.hypervisor import domains as domains_module
 from sev_agent.hypervisor.domains import DomainState, Guest
-from sev_agent.hypervisor.errors import DefineRefused, DomainNotFound, HypervisorUnavailable
+from sev_agent.hypervisor.errors import (
+    DefineRefused,
+    DomainNotFound,
+    HypervisorError,
+    HypervisorUnavailable,
+    StartUnsettled,
+)
 from sev_agent.hypervisor.facts import Facts
 from sev_agent.sev.generation import Generation
 from tests.libvirt_host import SEV, SEV_ES, SEV_SNP, Host, agent_metadata, domain_xml, running_host
@@ -62,6 +71,63 @@ async def test_a_name_that_is_taken_is_refused_by_libvirts_own_words(host: Host)
     await host.domains.define(domain_xml(first, "taken"))
     with pytest.raises(DefineRefused, match=f"taken.*{first}"):
         await host.domains.define(domain_xml(uuid4(), "taken"))
+
+
+async def test_a_start_that_has_not_ended(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While libvirt starts a domain, neither that it runs nor that it does not is told; once it runs, all is well."""
+    uuid = await host.domains.define(domain_xml(uuid4()))
+    await host.domains.start(uuid)
+    monkeypatch.setattr(domains_module, "_START_SECONDS", 0.0)
+    with monkeypatch.context() as slow:
+        _keep_starting(slow)
+        for ask in (host.domains.start, host.domains.runs):
+            with pytest.raises(StartUnsettled):
+                await ask(uuid)
+
+    assert not await host.domains.start(uuid)
+    assert await host.domains.runs(uuid)
+    await _remove(host, uuid)
+
+
+async def test_a_start_that_never_ends(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A domain that libvirt has been starting for too long is an error that tells what to do."""
+    uuid = await host.domains.define(domain_xml(uuid4()))
+    monkeypatch.setattr(domains_module, "_START_SECONDS", 0.0)
+    monkeypatch.setattr(domains_module, "_LONGEST_START_SECONDS", 0.0)
+    with monkeypatch.context() as slow:
+        _keep_starting(slow)
+        for ask in (host.domains.start, host.domains.runs):
+            with pytest.raises(HypervisorError, match="its start has not ended", check=_is_final):
+                await ask(uuid)
+    await _remove(host, uuid)
+
+
+async def _remove(host: Host, uuid: UUID) -> None:
+    """An error's traceback has the domain in a cycle: uncollected, it keeps the test driver and all of its domains."""
+    await host.domains.destroy(uuid)
+    await host.domains.undefine(uuid)
+    gc.collect()
+
+
+def _lock_taken() -> libvirt.libvirtError:
+    error = libvirt.libvirtError("cannot acquire state change lock")
+    error.err = (libvirt.VIR_ERR_OPERATION_TIMEOUT, 0, "cannot acquire state change lock", 2, *[None] * 3, 0, 0)
+    return error
+
+
+def _is_final(error: HypervisorError) -> bool:
+    return not isinstance(error, Unavailable) and bool(error.remedy)
+
+
+def _keep_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have libvirt speak as while it starts a domain for somebody else: its lock is taken."""
+
+    def taken(_domain: libvirt.virDomain) -> None:
+        raise _lock_taken()
+
+    starting = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+    monkeypatch.setattr(libvirt.virDomain, "create", taken)
+    monkeypatch.setattr(libvirt.virDomain, "state", lambda _: starting)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_symbolic_link_to_the_directory_is_the_same_lab(start: Started, tmp_pa
 
 def test_children_carry_the_mark_but_are_not_leaders(start: Started, tmp_path: Path) -> None:
     """A process that a service starts belongs to it, even one that leads a session of its own."""
-    pid = start(tmp_path, "rabbitmq", "sh", "-c", "setsid sleep 60 & echo ready; wait")
+    pid = start(tmp_path, "rabbitmq", "sh", "-c", "setsid sh -c 'echo ready; kill -STOP $$' & wait")
     stream = start.all[0].stdout
     assert stream is not None
     stream.readline()

@@ -1,6 +1,5 @@
-"""What is tested on SQLite beside no service at all has the same answers here: bad input, filters, key pairs."""
+"""What is tested on SQLite beside no service at all has the same answers here: bad input and filters."""
 
 # ruff: noqa: F403 - the very same tests, found by their names
 from tests.unit.api.test_bad_input import *
 from tests.unit.api.test_filters import *
-from tests.unit.api.test_keypairs import *
