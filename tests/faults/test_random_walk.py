@@ -14,7 +14,9 @@ from sev_agent.domain.identity import domain_name
 from sev_agent.messaging.broker import BrokerUnavailable
 from sev_agent.openstack.placement import ConcurrentUpdate
 from sev_agent.sev.generation import RESOURCE_CLASS
+from tests.e2e.waiting import eventually
 from tests.faults.conftest import World
+from tests.faults.invariants import QUIET_SECONDS
 from tests.faults.services import Leaned
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -29,6 +31,8 @@ MOST_GUESTS = 5
 
 _PAUSE_SECONDS = 0.3
 _BROKER_SECONDS = 30.0
+_MINUTE_SECONDS = 70.0
+_AT_REST = {"active", "stopped", "error"}
 
 
 @dataclass(kw_only=True)
@@ -68,13 +72,20 @@ class Walk:
         """A quiet point: every fault is over, and everything must be as it should be."""
         await self.world.heal()
         await self.world.recorded()
+        within = QUIET_SECONDS
         if self.is_edited:
-            # What the minutely comparison would repair, within the minute.
+            # What the minutely comparison would repair within the minute; it leaves alone what is being worked on, so
+            # that where something still is, the minute has to be waited for.
+            await eventually(self._at_rest, within=QUIET_SECONDS, what="no instance is being worked on")
             await self.world.cloud.ask("reconcile", dry_run=False)
+            within += _MINUTE_SECONDS
             self.is_edited = False
-        states = await self.world.hold(undefined=self.undefined)
+        states = await self.world.hold(undefined=self.undefined, within=within)
         self.world.asked = {uuid: {state} for uuid, state in states.items() if state != "deleted"}
         self.undefined &= self.world.asked.keys()
+
+    async def _at_rest(self) -> bool:
+        return {view["state"] for view in await self.world.cloud.ask("list_instances")} <= _AT_REST
 
     def one(self) -> UUID | None:
         guests = self.guests
