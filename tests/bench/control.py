@@ -26,7 +26,7 @@ from tests.e2e.fleet.tenant import Tenant
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
-_LIMITLESS: Final = {
+_API: Final = {
     "SEV_AGENT_QUOTA__SERVERS": "-1",
     "SEV_AGENT_QUOTA__VCPUS": "-1",
     "SEV_AGENT_QUOTA__RAM_MB": "-1",
@@ -104,5 +104,6 @@ async def _is_ready(service: Service) -> bool:
 
 
 def _environment(service: Service) -> Mapping[str, str]:
-    # As the units have it.
-    return {"PATH": os.environ["PATH"], "MALLOC_ARENA_MAX": "2", **service.environment, **_LIMITLESS}
+    of_the_api = _API if service.name == "api" else {}
+    # The allocator as in the units.
+    return {"PATH": os.environ["PATH"], "MALLOC_ARENA_MAX": "2", **service.environment, **of_the_api}
