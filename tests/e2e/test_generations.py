@@ -106,6 +106,34 @@ async def test_a_generation_that_the_host_lacks(agent: AgentProcess, cloud: Clou
     assert fault["retryable"]
 
 
+async def test_a_policy_that_the_host_cannot_meet(agent: AgentProcess, cloud: Cloud) -> None:
+    """A policy that wants newer firmware than the host's is refused before anything starts, with both versions."""
+    specs = {"hw:mem_encryption": "true", "hw:mem_encryption_policy": "noks,api=1.200"}
+    fault = await _failed(cloud, flavor__extra_specs=specs)
+    assert fault["code"] == "host.policy_unmet"
+    assert "wants firmware 1.200 or newer" in fault["message"]
+    assert f"is {(await cloud.ask('get_host_status'))['firmware_api']}" in fault["message"]
+    assert fault["field"] == "instance.flavor.extra_specs.hw:mem_encryption_policy"
+    assert fault["retryable"]
+
+
+async def test_a_lost_device(agent: AgentProcess, cloud: Cloud, ear: Ear) -> None:
+    """A host whose /dev/sev vanishes tells that it runs nothing any more, and offers no slot until it returns."""
+    node = cloud.host.platform_root / "dev/sev"
+    away = node.with_name("sev.away")
+    node.rename(away)
+    try:
+        told = await _generations(ear, cloud, lambda payload: "amd-sev" in payload["unusable"])
+        assert "there is no /dev/sev" in told["unusable"]["amd-sev"]
+        fault = await _failed(cloud)
+        assert fault["code"] == "host.generation_unavailable"
+        assert await cloud.placement.find_provider(Generation.SEV.provider_name(cloud.host.name)) is None
+    finally:
+        away.rename(node)
+    back = await _generations(ear, cloud, lambda payload: "amd-sev" in payload["usable"])
+    assert back["usable"]["amd-sev"] == cloud.slots
+
+
 async def test_a_server_finds_the_host_of_its_generation(agent: AgentProcess, cloud: Cloud, es_cloud: Cloud) -> None:
     """The scheduler leaves the host of the first generation alone; with the other one dead, the error tells why."""
     operator = Shell(cloud.lab)
