@@ -156,7 +156,7 @@ class ServerActions:
             row = await session.get(ServerRow, server_id, with_for_update=True)
             if row is not None and row.deleted_at is None:
                 log.info("server.forgotten", instance_uuid=server_id, host=row.host, reason="its host has left")
-                self._listener.forget(row)
+                self._listener.forget_unconfirmed(row)
 
 
 def _check(row: ServerRow, action: PowerAction) -> None:

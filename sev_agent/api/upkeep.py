@@ -229,7 +229,7 @@ class Upkeep:
             return "waiting"
         if row.task_state == Task.DELETING:
             # Its request waits in the host's queue, and is carried out if the host ever returns.
-            return await self._change(row, self._listener.forget, "forgotten")
+            return await self._change(row, self._listener.forget_unconfirmed, "forgotten")
         if row.vm_state == Vm.BUILDING:
             why = str(error) if isinstance(error, SevAgentError) else "it answers nonsense"
             message = f"host {host} has not answered {row.looks} questions for it; the last time: {why}"
