@@ -1,5 +1,7 @@
 """``sev-agent db``: the API's database."""
 
+import sqlite3
+
 import typer
 
 from sev_agent.cli import daemon
@@ -25,7 +27,8 @@ def upgrade(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
     try:
         upgrade_now(settings.database)
-    except (SQLAlchemyError, OSError) as error:
-        typer.echo(f"sev-agent: the database cannot be upgraded: {error}", err=True)
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        typer.echo(f"sev-agent: the database cannot be upgraded: {cause}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"The database is at revision {newest()}.")

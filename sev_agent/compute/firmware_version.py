@@ -27,14 +27,16 @@ class FirmwareVersion:
 
     async def read(self) -> Version | None:
         """The version now, as firmware can be exchanged while the host runs; ``None`` where it cannot be known."""
-        if self._asked is None:
-            self._asked = asyncio.create_task(asyncio.to_thread(self._ask), name="firmware-version")
-        # One question at a time: one that is not answered yet is waited for again the next time.
-        done, _ = await asyncio.wait({self._asked}, timeout=_ANSWER_SECONDS)
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = asyncio.create_task(asyncio.to_thread(self._ask), name="firmware-version")
+        # One question at a time, whoever asks: one that is not answered yet is waited for again the next time.
+        done, _ = await asyncio.wait({asked}, timeout=_ANSWER_SECONDS)
         if not done:
             self._say(f"no answer within {_ANSWER_SECONDS:.0f} s")
             return None
-        asked, self._asked = self._asked, None
+        if self._asked is asked:
+            self._asked = None
         try:
             version = asked.result()
         except OSError as error:

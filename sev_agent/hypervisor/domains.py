@@ -11,7 +11,15 @@ from uuid import UUID
 import libvirt  # noqa: TID251 - this package is the one that may
 
 from sev_agent.hypervisor.connection import Hypervisor
-from sev_agent.hypervisor.errors import StartUnsettled, define_failure, operation_failure, stuck, text_of
+from sev_agent.hypervisor.errors import (
+    HypervisorError,
+    HypervisorUnavailable,
+    StartUnsettled,
+    define_failure,
+    operation_failure,
+    stuck,
+    text_of,
+)
 from sev_agent.hypervisor.launch_failures import start_failure
 from sev_agent.hypervisor.survey import DomainState, Guest, claim_of, state_of, survey, survey_of
 
@@ -68,6 +76,11 @@ class Domains:
         except StartUnsettled:
             self._refuse_endless(uuid)
             raise
+        except HypervisorUnavailable:
+            raise
+        except HypervisorError:
+            self._unsettled.pop(uuid, None)
+            raise
         self._unsettled.pop(uuid, None)
         return started
 
@@ -103,10 +116,8 @@ class Domains:
                 self._refuse_endless(uuid)
                 raise StartUnsettled(f"domain {uuid} is still being started")
             await asyncio.sleep(_POLL_SECONDS)
-        runs = state is not None and state.is_active
-        if runs:
-            self._unsettled.pop(uuid, None)
-        return runs
+        self._unsettled.pop(uuid, None)
+        return state is not None and state.is_active
 
     def _refuse_endless(self, uuid: UUID) -> None:
         """Raises ``HypervisorError`` where the start of ``uuid``, which has not ended, has gone on for too long."""

@@ -18,6 +18,8 @@ from sev_agent.config import DatabaseSection
 _LOCK: Final = 0x5EF_A9E47
 """Any number that nobody else locks in this database."""
 _AGAIN_SECONDS: Final = 0.05
+_PRIMARY_CODE: Final = 0xFF
+"""SQLite tells kinds of one error apart in the higher bits."""
 
 
 def configuration() -> Config:
@@ -33,7 +35,10 @@ def newest() -> str:
 
 
 async def upgrade(settings: DatabaseSection) -> None:
-    """Make the tables, or bring them to the newest revision; nothing where they are. Raises SQLAlchemy's errors."""
+    """Make the tables, or bring them to the newest revision; nothing where they are.
+
+    Raises SQLAlchemy's errors, and sqlite3's where other users leave an SQLite file no moment alone.
+    """
     database = Database(settings)
     try:
         async with database.engine.connect() as connection:
@@ -63,7 +68,7 @@ async def _write_ahead(connection: AsyncConnection, limit: float) -> None:
             if list(await driver.execute_fetchall("PRAGMA journal_mode=WAL")) == [("wal",)]:
                 return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_BUSY:
                 raise
         if loop.time() > deadline:
             raise sqlite3.OperationalError(f"other users of the database left it no moment alone in {limit:g} s")

@@ -1,5 +1,6 @@
 """The secure processor is asked for its version, and never waited for without end."""
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -42,3 +43,12 @@ async def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(firmware_version, "_ANSWER_SECONDS", 60)
     assert await asked.read() == (1, 55)
     assert len(questions) == 1
+
+
+async def test_asked_by_several(tmp_path: Path) -> None:
+    """A comparison and whoever asks for one by hand get the same answer."""
+    asked = FirmwareVersion(tmp_path)
+    assert await asyncio.gather(*(asked.read() for _ in range(3))) == [None] * 3
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/sev").write_text(ANSWER.format(minor=55))
+    assert await asyncio.gather(*(asked.read() for _ in range(3))) == [(1, 55)] * 3

@@ -23,8 +23,8 @@ class BrokerAway(Unavailable):
 
 @pytest.fixture
 async def api(settings: DatabaseSection) -> AsyncIterator[InProcessApi]:
-    """With a database that has little patience."""
-    async with serving(settings.model_copy(update={"timeout": 1})) as api:
+    """With a database that is waited for as long as a frozen one needs to be noticed."""
+    async with serving(settings.model_copy(update={"timeout": 5})) as api:
         yield api
 
 
