@@ -65,6 +65,6 @@ async def test_paths(api: InProcessApi) -> None:
     _, shown = await api.ask("GET", f"/servers/{uuid}", roles="member")
     assert shown["server"]["fault"]["message"] == "OSError: [Errno 5] Input/output error: 'a file of the host'"
     api.sent.fault = RemoteError(Failure(kind="OSError", message="cannot read /var/lib/sev-agent/x/console.log"))
-    action = {"os-getConsoleOutput": {}}
+    action: dict[str, Any] = {"os-getConsoleOutput": {}}
     status, body = await api.ask("POST", f"/servers/{uuid}/action", json=action, roles="member")
     assert message(status, body).endswith("cannot read a file of the host")

@@ -1,11 +1,15 @@
 """Addresses are given on PostgreSQL as on SQLite, to many at once, too."""
 
-# ruff: noqa: F403, F405 - the very same tests, found by their names
+# ruff: noqa: F403 - the very same tests, found by their names
 import asyncio
 
 from sqlalchemy import text
 
+from sev_agent.api.upkeep import Upkeep
+from tests.compute_api import InProcessApi
+from tests.unit.api.requests import make_flavor
 from tests.unit.api.test_addresses import *
+from tests.unit.api.test_addresses import POOLED, create
 
 
 async def test_a_purge_waits_for_who_gives_addresses(api: InProcessApi, upkeep: Upkeep) -> None:
