@@ -75,11 +75,14 @@ def _on(network: str, asked: Sequence[tuple[str, IPv4Address | None]]) -> list[t
 
 
 async def _taken(session: AsyncSession, network: str) -> set[IPv4Address]:
-    """What is in use, with the pool locked until the transaction ends. What deleted servers had is free again."""
+    """What is in use, with the pool locked until the transaction ends. What deleted servers had is free again.
+
+    Not what those had whose host never said that it deleted them: their guests may run until they are purged.
+    """
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     await session.execute(insert(AddressPoolRow).values(network_id=network).on_conflict_do_nothing())
     await session.execute(select(AddressPoolRow).where(AddressPoolRow.network_id == network).with_for_update())
-    gone = select(ServerRow.id).where(ServerRow.deleted_at.is_not(None))
+    gone = select(ServerRow.id).where(ServerRow.deleted_at.is_not(None), ServerRow.task_state.is_(None))
     await session.execute(
         delete(AddressRow)
         .where(AddressRow.network_id == network, AddressRow.server_id.in_(gone))

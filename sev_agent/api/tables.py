@@ -96,7 +96,8 @@ class ServerRow(Table):
     ``addresses.known_nics`` says of it. ``told_by`` and ``told_at``
     are the host that last told of it and the time of its record; ``attempt`` is how many hosts the newest word of the
     scheduler had tried. ``look_at`` is when the upkeep looks after it, ``looks`` how often it has in vain.
-    ``terminate_host`` is the host that was asked to delete it.
+    ``terminate_host`` is the host that was asked to delete it. One that is deleted and still has a task is gone for
+    its owner only: its host has not said so.
     """
 
     __tablename__ = "servers"
@@ -152,7 +153,7 @@ class AddressPoolRow(Table):
 
 
 class AddressRow(Table):
-    """An address that a server has. Once the server is deleted, the next that needs one may take it."""
+    """An address that a server has. Once its host has deleted the server, the next that needs one may take it."""
 
     __tablename__ = "addresses"
 

@@ -152,6 +152,11 @@ class Listener:
         row.vm_state, row.task_state, row.look_at = Vm.DELETED.value, None, None
         row.deleted_at = row.updated_at = now
 
+    def forget_unconfirmed(self, row: ServerRow) -> None:
+        """It is deleted for its owner; its host has not said so, and its guest may run. Its addresses stay its own."""
+        self.forget(row)
+        row.task_state = Task.DELETING.value
+
     def next_comparison(self) -> datetime:
         """When a server that is on no way is compared with what its host knows."""
         return datetime.now(UTC) + timedelta(seconds=self._settings.compare_interval)
@@ -195,8 +200,14 @@ class Listener:
 
     def _while_unwanted(self, row: ServerRow, told: Told, host: str) -> Effect:
         if told.state == "deleted":
-            if row.deleted_at is None and host in {row.host, row.terminate_host}:
+            if host not in {row.host, row.terminate_host}:
+                return STALE
+            if row.deleted_at is None:
                 self.forget(row)
+                return APPLIED
+            if row.task_state == Task.DELETING:
+                # It was given up, and now its host says that its guest is gone.
+                row.task_state = None
                 return APPLIED
             return STALE
         if told.rescheduled and host == row.terminate_host:
@@ -208,6 +219,9 @@ class Listener:
     def _unwanted_on(self, row: ServerRow, host: str) -> Effect:
         if row.terminate_host == host:
             return STALE
+        if row.deleted_at is not None and row.host != host:
+            # It has come to be after it was forgotten: the same as one that was given up.
+            row.task_state = Task.DELETING.value
         row.terminate_host = host
         row.host = host
         if row.deleted_at is None:

@@ -2,13 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select, update
 
-from sev_agent.config import AddressPool, DatabaseSection, NetworksSection
+from sev_agent.api.casts import Casts
+from sev_agent.api.metrics import ApiMetrics
+from sev_agent.api.tables import ServerRow
+from sev_agent.api.told import Listener, Outcome, Told
+from sev_agent.api.upkeep import Upkeep
+from sev_agent.config import AddressPool, ApiConfig, DatabaseSection, NetworksSection, UpkeepSection
 from sev_agent.errors import Unavailable
+from sev_agent.messaging.broker import Unroutable
+from sev_agent.messaging.client import MessagingTimeout, RpcClient
 from sev_agent.schema import Address, ScheduleArguments, derived_mac, parse
 from tests.compute_api import InProcessApi, serving
 from tests.unit.api.requests import make_flavor, make_image, message, server
@@ -126,6 +135,48 @@ async def test_a_pool_is_used_up(api: InProcessApi) -> None:
     assert "No more addresses" in message(*await create(api, {"uuid": POOLED}, max_count=2))
     assert (await create(api, {"uuid": POOLED}))[0] == 202
     assert await addresses(api) == ["192.0.2.10", "192.0.2.11", "192.0.2.12"]
+
+
+@pytest.fixture
+async def upkeep(api: InProcessApi) -> Upkeep:
+    """On the API's database, over what it would send."""
+    config, listener = ApiConfig(), Listener(UpkeepSection())
+    return Upkeep(
+        config,
+        database=api.withdrawals._database,
+        casts=Casts(cast("RpcClient", api.sent), call_timeout=1),
+        listener=listener,
+        withdrawals=api.withdrawals,
+        metrics=ApiMetrics(),
+        broker_is_up=lambda: True,
+    )
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+async def test_what_a_guest_may_still_use(api: InProcessApi, upkeep: Upkeep, *, has_left: bool) -> None:
+    """Where a host is away or has left, a server is gone for its owner; its address is free when the host says so."""
+    await make_flavor(api)
+    asked = {"uuid": POOLED, "fixed_ip": "192.0.2.10"}
+    _, made = await create(api, asked)
+    path = f"/servers/{made['server']['id']}"
+    database = api.withdrawals._database
+    async with database.writing() as session:
+        await session.execute(update(ServerRow).values(host="c-1", vm_state="active", task_state=None))
+    api.sent.fault = Unroutable("nobody listens") if has_left else None
+    assert (await api.ask("DELETE", path))[0] == 204
+    if not has_left:
+        async with database.writing() as session:
+            await session.execute(update(ServerRow).values(looks=1000))
+        api.sent.fault = MessagingTimeout("no reply")
+        assert await upkeep._see_after(made["server"]["id"]) == "forgotten"
+    api.sent.fault = None
+    assert (await api.ask("GET", path))[0] == 404
+    assert "already in use" in message(*await create(api, asked))
+    async with database.writing() as session:
+        (row,) = await session.scalars(select(ServerRow).where(ServerRow.deleted_at.is_not(None)))
+        word = Told(instance_uuid=row.id, host="c-1", state="deleted", updated_at=datetime.now(UTC))
+        assert Listener(UpkeepSection()).by_host(row, "delete", word).outcome is Outcome.APPLIED
+    assert (await create(api, asked))[0] == 202
 
 
 async def test_a_request_that_fails_keeps_no_address(api: InProcessApi) -> None:

@@ -109,6 +109,21 @@ def test_unwanted_where_it_lives() -> None:
     assert LISTENER.by_host(server, "delete", told("deleted", at=5)).terminate is None
 
 
+def test_its_host_has_the_last_word() -> None:
+    """One that is gone for its owner is gone for good when its host, and no other, says so; or turns out to have it."""
+    server = row(vm_state="active", task_state="deleting", host="h1", terminate_host="h1")
+    LISTENER.forget_unconfirmed(server)
+    assert state(server) == ("deleted", "deleting", "h1")
+    assert LISTENER.by_host(server, "delete", told("deleted", host="h2")).outcome is Outcome.STALE
+    assert LISTENER.by_host(server, "delete", told("deleted")).outcome is Outcome.APPLIED
+    assert state(server) == ("deleted", None, "h1")
+    LISTENER.by_host(server, "create", told("active"))
+    assert state(server) == ("deleted", None, "h1"), "a copy that comes late"
+    server = row(vm_state="deleted", task_state=None, deleted_at=NOW)
+    LISTENER.by_host(server, "create", told("active"))
+    assert state(server) == ("deleted", "deleting", "h1")
+
+
 def test_deleted_in_the_middle_of_rescheduling() -> None:
     """The host that let it go does not count as the one that deleted it: the next one must be told, too."""
     server = row(task_state="deleting", host="h1", terminate_host="h1")
