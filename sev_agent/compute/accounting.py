@@ -16,7 +16,8 @@ from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.ledger import Ledger
 from sev_agent.compute.postponed import Postponed
 from sev_agent.compute.provider_upkeep import Providers
-from sev_agent.compute.record import JournalFailed, Record, RecordStore
+from sev_agent.compute.record import Record
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.compute.strangers import Strangers
 from sev_agent.config import PlacementSection
 from sev_agent.crash_points import CrashPoint, reached

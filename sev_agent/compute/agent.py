@@ -31,7 +31,7 @@ from sev_agent.compute.power import Power
 from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.queues import STOP_SECONDS, Queues
 from sev_agent.compute.reconciler import Reconciler
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.compute.right_to_count import RightToCount

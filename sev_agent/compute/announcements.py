@@ -6,7 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from sev_agent.compute.outbox import Outbox
-from sev_agent.compute.record import Record, RecordStore
+from sev_agent.compute.record import Record
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging.envelope import Notification, Priority, RequestContext

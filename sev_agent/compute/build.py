@@ -20,7 +20,8 @@ from sev_agent.compute.image_inspection import check_declared, check_fits
 from sev_agent.compute.instance_files import InstanceFiles
 from sev_agent.compute.kernel_files import KernelFiles
 from sev_agent.compute.progress import Progress, Step
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.refusal import explained
 from sev_agent.config import AgentConfig
 from sev_agent.domain.builder import build_domain

@@ -10,7 +10,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sev_agent.compute.power_change import last_request, was_stopped_since
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.durable import discard_unfinished, write_durably
 from sev_agent.errors import SevAgentError, Unavailable

@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from sev_agent.compute.device_nodes import DeviceNodes
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.slots import Generations
 from sev_agent.hypervisor.domains import Guest
 from sev_agent.hypervisor.platform import Platform, read_platform

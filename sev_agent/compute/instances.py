@@ -16,7 +16,8 @@ from sev_agent.compute.operations import Operations
 from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES, Verdict, judge, refuse_if_stopped_since
 from sev_agent.compute.progress import Step
-from sev_agent.compute.record import Fault, Record, RecordStore, State
+from sev_agent.compute.record import Fault, Record, State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import Conflict, NotFound

@@ -15,7 +15,8 @@ from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES
 from sev_agent.compute.progress import Progress, Step
-from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
+from sev_agent.compute.record import Fault, Record, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore, Superseded
 from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.config import BuildsSection
 from sev_agent.crash_points import CrashPoint, reached

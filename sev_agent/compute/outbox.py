@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import NotificationsSection
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable

@@ -13,7 +13,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.drift import Reconciliation
 from sev_agent.compute.inventory import HostResources
-from sev_agent.compute.record import RecordStore
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import ReconcilerSection
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable

@@ -15,7 +15,8 @@ from sev_agent.compute.drift import Reconciliation
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.nova_tree import NovaTree
 from sev_agent.compute.own_tree import OwnTree
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.hypervisor.events import LifecycleEvent

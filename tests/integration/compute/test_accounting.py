@@ -11,7 +11,8 @@ from sev_agent.compute.accounting import NotRegistered
 from sev_agent.compute.allocation import ProviderTree
 from sev_agent.compute.drift import Comparison
 from sev_agent.compute.holding import managed
-from sev_agent.compute.record import JournalFailed, State
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import JournalFailed
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
 from sev_agent.sev.holdings import ConsumerType

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.outbox import Outbox
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import NotificationsSection
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.notifications import Notifier

@@ -18,7 +18,8 @@ from sev_agent.compute.operations import Operations
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.power import Power
 from sev_agent.compute.progress import Progress, Step
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.config import BuildsSection, NotificationsSection
 from sev_agent.messaging import envelope

@@ -8,7 +8,8 @@ import pytest
 
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.outbox import Outbox
-from sev_agent.compute.record import Fault, JournalFailed, RecordStore, State, Superseded
+from sev_agent.compute.record import Fault, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore, Superseded
 from sev_agent.config import NotificationsSection
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.notifications import Notifier

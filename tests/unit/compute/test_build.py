@@ -14,7 +14,8 @@ from sev_agent.compute.admission import Admission
 from sev_agent.compute.build import Builder, DefinitionLost, ForeignDomain, bases_in_use
 from sev_agent.compute.image_cache import ImageCache
 from sev_agent.compute.progress import Progress, Step
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import AgentConfig
 from sev_agent.errors import Unavailable
 from sev_agent.hypervisor import domains as domains_module

@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from sev_agent.compute.instances import InstanceExists
-from sev_agent.compute.record import JournalFailed, Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.errors import Conflict, InvalidRequest, SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.messaging.spool import Letter

@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 
 from sev_agent.compute.instances import InstanceExists, InstanceNotFound
-from sev_agent.compute.record import State, Superseded
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import Superseded
 from sev_agent.errors import Conflict, SevAgentError, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from tests.requests import instance

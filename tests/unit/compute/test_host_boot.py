@@ -12,7 +12,8 @@ import pytest
 
 from sev_agent.compute import host_boot
 from sev_agent.compute.host_boot import HostBoot, Start
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.errors import Conflict, SevAgentError, Unavailable
 from tests.requests import instance, record
 

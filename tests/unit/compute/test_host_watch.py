@@ -11,7 +11,8 @@ import pytest
 import structlog
 
 from sev_agent.compute.host_watch import HostWatch, ReadinessReport
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.slots import Generations, SlotTotal
 from sev_agent.hypervisor.domains import DomainState, Guest
 from sev_agent.hypervisor.platform import Platform, read_platform

@@ -12,7 +12,8 @@ from sev_agent.compute.drift import Difference, Reconciliation
 from sev_agent.compute.instances import InstanceNotFound, Instances
 from sev_agent.compute.methods import query_methods, tail, work_methods
 from sev_agent.compute.reconciler import Reconciler
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.schema import Instance, Scheduling, parse

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from sev_agent.compute import outbox as module
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.outbox import Outbox
-from sev_agent.compute.record import RecordStore, State
+from sev_agent.compute.record import State
+from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import NotificationsSection
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Letter, Spool

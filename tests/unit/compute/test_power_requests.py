@@ -11,7 +11,8 @@ import pytest
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.instances import InstanceNotFound
 from sev_agent.compute.power_change import WrongState
-from sev_agent.compute.record import JournalFailed, Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.errors import Conflict, Exhausted, InvalidRequest, Unavailable
 from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.messaging.spool import Letter

@@ -14,7 +14,8 @@ from sev_agent.compute.image_cache import ImageCacheFull, ImageNoSpace
 from sev_agent.compute.image_download import ImageNoHash
 from sev_agent.compute.image_inspection import ImageBackingFile, ImageFormatMismatch
 from sev_agent.compute.instances import InstanceExists
-from sev_agent.compute.record import Fault, JournalFailed, RecordStore, State
+from sev_agent.compute.record import Fault, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.domain.firmware import NoFirmware
 from sev_agent.errors import Conflict, InvalidRequest
 from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, NoMemory, NoSlot, StartFailed

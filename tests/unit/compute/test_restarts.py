@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sev_agent.compute.record import Record, RecordStore, State
+from sev_agent.compute.record import Record, State
+from sev_agent.compute.record_store import RecordStore
 from tests.requests import instance, record
 from tests.unit.compute.scripted_host import PATIENCE, Host, start
 

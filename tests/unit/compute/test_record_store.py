@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from sev_agent.compute.qcow2 import BadHeader
-from sev_agent.compute.record import Fault, JournalFailed, Record, RecordStore, State, Superseded
+from sev_agent.compute.record import Fault, Record, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore, Superseded
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.envelope import Priority
 from sev_agent.messaging.spool import Letter
@@ -319,7 +321,7 @@ def test_full_disk(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without room for a record the earlier one stands, in memory and on disk, and the error says what to do."""
     saved = record(State.BUILDING)
     store.save(saved)
-    monkeypatch.setattr("sev_agent.compute.record.write_durably", _fail)
+    monkeypatch.setattr("sev_agent.compute.record_store.write_durably", _fail)
 
     with pytest.raises(JournalFailed, match=r"No space left on device.*free space") as caught:
         store.save(saved.with_(state=State.ACTIVE))
@@ -331,7 +333,7 @@ def test_full_disk(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_full_disk_at_the_first_write(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that cannot be written down leaves nothing behind."""
-    monkeypatch.setattr("sev_agent.compute.record.write_durably", _fail)
+    monkeypatch.setattr("sev_agent.compute.record_store.write_durably", _fail)
 
     with pytest.raises(JournalFailed):
         store.save(record())
@@ -370,8 +372,8 @@ def test_forgotten(store: RecordStore) -> None:
     store.forget_gone(older_than=timedelta(days=1), most=10)
 
     kept = {one.uuid for one in old.values()} - {old[State.DELETED].uuid, old[State.RESCHEDULED].uuid} | {young.uuid}
-    assert {one.uuid for one in store} == kept
-    assert {one.uuid for one in opened(store.directory)} == kept
+    asked = {one.uuid for one in (*old.values(), young)}
+    assert _known(store, asked) == _known(opened(store.directory), asked) == kept
 
 
 def test_forgotten_because_they_are_many(store: RecordStore) -> None:
@@ -390,9 +392,41 @@ def test_forgotten_because_they_are_many(store: RecordStore) -> None:
     store.forget_gone(older_than=timedelta(days=1), most=3)
 
     kept = {one.uuid for one in (*gone[:3], gone[5], *here)}
-    assert {one.uuid for one in store} == kept
-    assert {one.uuid for one in opened(store.directory)} == kept
+    asked = {one.uuid for one in (*gone, *here)}
+    assert _known(store, asked) == _known(opened(store.directory), asked) == kept
     assert {one.uuid for one in store.here()} == {one.uuid for one in here}
+
+
+def _known(store: RecordStore, asked: Iterable[UUID]) -> set[UUID]:
+    return {uuid for uuid in asked if store.get(uuid) is not None}
+
+
+def test_gone_for_a_while(store: RecordStore) -> None:
+    """What is gone is known as it was, no longer among the others, until it is sent here again."""
+    saved = record(State.RESCHEDULED, fault=Fault(code="c", message="m", step="start"))
+    store.save(saved)
+    assert list(store) == [saved]
+
+    store.forget_gone(older_than=timedelta(days=1), most=1)
+
+    for each in (store, opened(store.directory)):
+        assert list(each) == []
+        assert each.get(saved.uuid) == saved
+    again = saved.with_(state=State.BUILDING)
+    store.save(again)
+    assert list(store) == [again]
+    assert store.get(saved.uuid) == again
+
+
+def test_deleted_for_a_while(store: RecordStore) -> None:
+    """What was deleted a while ago does not come back by what an earlier request still had to say."""
+    deleted = record(State.DELETED)
+    store.save(deleted)
+    store.forget_gone(older_than=timedelta(days=1), most=1)
+
+    with pytest.raises(Superseded):
+        store.save(deleted.with_(state=State.ACTIVE))
+    assert store.get(deleted.uuid) == deleted
 
 
 def test_base_of_a_disk_that_was_set_aside(store: RecordStore) -> None:
