@@ -13,7 +13,7 @@ from aiohttp import web
 from sev_agent.api import openapi, versions
 from sev_agent.api.body import check_text, parse, read_json
 from sev_agent.api.caller import Authenticator, Caller
-from sev_agent.api.faults import BadRequest, ItemNotFound, fault_response, status_of
+from sev_agent.api.faults import BadRequest, ItemNotFound, fault_response, status_of, text_for_tenants
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.microversion import HEADER, LEGACY_HEADER, MINIMUM, Microversion, answer_headers, negotiate
 from sev_agent.api.routes import Answer, Call, Route
@@ -111,7 +111,9 @@ class ComputeApi:
         status = status_of(error)
         if status >= 500:
             log.warning("api.fault", status=status, code=error.code, error=str(error), path=request.path[:200])
-        response = fault_response(status, str(error))
+        caller = request.get(_CALLER)
+        is_for_all = status != 503 or (caller is not None and caller.is_admin)
+        response = fault_response(status, str(error) if is_for_all else text_for_tenants(error))
         if status == 401:
             response.headers["WWW-Authenticate"] = "Keystone"
         if status == 503:

@@ -1,11 +1,12 @@
 """How the API says no: the status and the body that OpenStack's compute API has for each reason."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
 from sev_agent.errors import Conflict, InvalidRequest, NotFound, SevAgentError, Unavailable
-from sev_agent.openstack.exchange import RequestRefused
+from sev_agent.openstack.exchange import RequestRefused, ServiceUnavailable
 from sev_agent.openstack.identity import AuthenticationFailed, EndpointMissing
 
 FAULT_TITLES = {
@@ -24,6 +25,14 @@ FAULT_TITLES = {
 """Nova's names of faults (``nova.api.openstack.wsgi.Fault``); every other status is a ``computeFault``."""
 
 _MAX_MESSAGE = 4000
+
+_PARTS: Final[Mapping[str, str]] = {
+    "database.unavailable": "The database",
+    "broker.unavailable": "RabbitMQ",
+    "scheduler.never_ran": "The scheduler",
+    "server.host_silent": "The host of the server",
+}
+"""What is away, by the code of the error that says so."""
 
 
 class ApiFault(SevAgentError):
@@ -102,6 +111,18 @@ def status_of(error: SevAgentError) -> int:
             return 503
         case _:
             return 500
+
+
+def text_for_tenants(error: SevAgentError) -> str:
+    """What is away, of an error that is answered 503. Addresses, names and remedies are the operator's business."""
+    match error:
+        case ServiceUnavailable() | RequestRefused():
+            part = error.service.capitalize()
+        case AuthenticationFailed() | EndpointMissing():
+            part = "Keystone"
+        case _:
+            part = _PARTS.get(error.code, "A part of this service")
+    return f"{part} cannot be used at the moment. Ask again later, or tell the operator the id of this request."
 
 
 def fault_body(status: int, message: str) -> dict[str, Any]:

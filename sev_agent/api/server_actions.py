@@ -12,7 +12,7 @@ from sev_agent.api.caller import Caller
 from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database
 from sev_agent.api.faults import ConflictingRequest
-from sev_agent.api.host_names import without_names
+from sev_agent.api.host_names import without_names, without_paths
 from sev_agent.api.servers import find
 from sev_agent.api.state import Task, Vm
 from sev_agent.api.tables import ServerRow
@@ -133,7 +133,7 @@ class ServerActions:
             log.warning("server.console.no_answer", instance_uuid=row.id, host=row.host, error=str(error))
             raise HostSilent(f"the host of instance {server_id} did not answer in time", remedy="ask again") from error
         except RemoteError as error:
-            said = error.message if caller.is_admin else without_names(error.message, [row.host])
+            said = error.message if caller.is_admin else without_names(without_paths(error.message), [row.host])
             raise ConflictingRequest(f"Instance {server_id} is not ready: {said}") from error
         return str(output)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sev_agent.api.addresses import access_address, by_label
-from sev_agent.api.host_names import without_names
+from sev_agent.api.host_names import without_names, without_paths
 from sev_agent.api.microversion import Microversion
 from sev_agent.api.routes import Call
 from sev_agent.api.server_bodies import DEFAULT_GROUP
@@ -123,7 +123,10 @@ def _flavor(row: ServerRow, call: Call) -> dict[str, Any]:
 def _fault(fault: Mapping[str, Any], row: ServerRow, *, is_admin: bool) -> dict[str, Any]:
     message = fault["message"]
     if not is_admin:
-        message = without_names(message, [*fault.get("hosts", ()), row.host, row.told_by, row.forced_host])
+        # Paths first: those that the operator named for the host are known by their form.
+        message = without_names(
+            without_paths(message), [*fault.get("hosts", ()), row.host, row.told_by, row.forced_host]
+        )
     view = {"code": 500, "created": fault.get("created") or _time(row.updated_at), "message": message}
     if is_admin and fault.get("details"):
         view["details"] = fault["details"]

@@ -17,7 +17,7 @@ from sev_agent.api.casts import Casts, NoScheduler
 from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.state import Condition, Task, Vm, of_host
-from sev_agent.api.tables import ServerRow
+from sev_agent.api.tables import AddressPoolRow, ServerRow
 from sev_agent.api.told import SILENT, Listener, Told
 from sev_agent.api.withdrawals import ASK_AT_ONCE, Withdrawals
 from sev_agent.config import ApiConfig
@@ -260,6 +260,8 @@ class Upkeep:
         """Forget for good what was deleted long ago."""
         gone = datetime.now(UTC) - self._retention
         async with self._database.writing() as session:
+            # As whoever gives addresses does first: both delete many of them, and would wait for each other.
+            await session.execute(select(AddressPoolRow).order_by(AddressPoolRow.network_id).with_for_update())
             await session.execute(delete(ServerRow).where(ServerRow.deleted_at < gone))
 
 

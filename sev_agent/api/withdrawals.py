@@ -1,7 +1,7 @@
 """Servers whose creation was answered with a failure: nothing of them may stay, whatever was away at that moment."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,6 +17,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 _REMEMBERED: Final = 900.0
 """Seconds for which a row is looked for that is not there: a commit of which nobody knows may still come to pass."""
+
+_AT_ONCE: Final = 500
+"""Rows of one transaction: a database takes so many parameters, and no more than some ten thousand."""
 
 ASK_AT_ONCE: Final = 2
 """Looks that a row has behind it whose host is told to delete it at the next."""
@@ -46,8 +49,10 @@ class Withdrawals:
     async def settle(self) -> None:
         """Put away what is pending. Raises ``DatabaseUnavailable``."""
         ids = tuple(self._pending)
-        if not ids:
-            return
+        for start in range(0, len(ids), _AT_ONCE):
+            await self._settle(ids[start : start + _AT_ONCE])
+
+    async def _settle(self, ids: Sequence[str]) -> None:
         async with self._database.writing() as session:
             asked = select(ServerRow).where(ServerRow.id.in_(ids)).with_for_update()
             rows = list(await session.scalars(asked))
@@ -55,7 +60,10 @@ class Withdrawals:
                 if row.deleted_at is None:
                     self._put_away(row)
         now, found = time.monotonic(), {row.id for row in rows}
-        self._pending = {each: until for each, until in self._pending.items() if each not in found and until > now}
+        for each in ids:
+            # One whose time was over while the database was away was looked for just now, for the last time.
+            if each in found or self._pending.get(each, now) <= now:
+                self._pending.pop(each, None)
         if found:
             log.info("server.withdrawn", instance_uuids=sorted(found))
 

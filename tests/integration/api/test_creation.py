@@ -179,4 +179,4 @@ async def test_glance_is_away(start_api: StartApi) -> None:
     api = await start_api()
     other = await start_api(glance=ServiceSection(endpoint=f"http://127.0.0.1:{free_port()}", timeout=2))
     other.flavor = await new_flavor(api)
-    assert "glance" in await refused(other, status=503)
+    assert "Glance" in await refused(other, status=503)

@@ -140,12 +140,12 @@ async def test_the_services_own_password_is_wrong(start_api: StartApi) -> None:
 
 
 async def test_the_services_own_user_may_not_check_tokens(start_api: StartApi) -> None:
-    """Neither is a missing role of the service: 503, with what to give it."""
+    """Neither is a missing role of the service: 503, and what to give it is in the log."""
     api = await start_api()
     other = await start_api(auth=api.tenants.credentials("alice"))
     status, body = await other.ask("GET", "/servers", user="bob")
     assert status == 503
-    assert "service or admin role" in body["serviceUnavailable"]["message"]
+    assert "Keystone cannot be used" in body["serviceUnavailable"]["message"]
 
 
 async def test_without_keystone(start_api: StartApi) -> None:

@@ -54,3 +54,17 @@ async def test_fault(api: InProcessApi) -> None:
     assert shown["server"]["fault"]["message"] == text
     _, shown = await api.ask("GET", f"/servers/{uuid}", roles="member")
     assert shown["server"]["fault"]["message"] == "host 1 said: it is full; host 2 said: no memory"
+
+
+async def test_paths(api: InProcessApi) -> None:
+    """Where a host keeps its files is told to administrators only."""
+    text = "OSError: [Errno 5] Input/output error: '/var/lib/sev-agent/x/disk.qcow2'"
+    uuid = await placed(api, vm_state="error", fault={"code": "internal", "message": text, "details": None})
+    _, shown = await api.ask("GET", f"/servers/{uuid}")
+    assert shown["server"]["fault"]["message"] == text
+    _, shown = await api.ask("GET", f"/servers/{uuid}", roles="member")
+    assert shown["server"]["fault"]["message"] == "OSError: [Errno 5] Input/output error: 'a file of the host'"
+    api.sent.fault = RemoteError(Failure(kind="OSError", message="cannot read /var/lib/sev-agent/x/console.log"))
+    action: dict[str, Any] = {"os-getConsoleOutput": {}}
+    status, body = await api.ask("POST", f"/servers/{uuid}/action", json=action, roles="member")
+    assert message(status, body).endswith("cannot read a file of the host")
