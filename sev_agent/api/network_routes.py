@@ -1,7 +1,7 @@
 """The routes of networks and addresses, as the compute API has them where there is no Neutron."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from sev_agent.api.addresses import by_label
 from sev_agent.api.faults import ItemNotFound
@@ -34,6 +34,8 @@ class NetworkRoutes:
             Route("GET", addresses, "listAddresses", self._addresses),
             Route("GET", f"{addresses}/{{label}}", "listAddressesOfNetwork", self._addresses_of_network),
             Route("GET", "/servers/{server_id}/os-interface", "listInterfaces", self._interfaces),
+            # It never succeeds, and so the document tells of none but faults.
+            Route("GET", "/os-floating-ip-pools", "listFloatingIpPools", self._floating_ip_pools, status=404),
         )
 
     async def _list(self, call: Call) -> dict[str, Any]:
@@ -72,6 +74,14 @@ class NetworkRoutes:
         """List a server's ports in Neutron: there are none."""
         await self._servers.get(call.caller, call.parameters["server_id"])
         return {"interfaceAttachments": []}
+
+    async def _floating_ip_pools(self, call: Call) -> NoReturn:
+        """Refuse to list pools of floating IPs, in words that lead out: openstacksdk asks here, and shows them."""
+        del call
+        raise ItemNotFound(
+            "there are no floating IPs here",
+            remedy="let the client ask for none: auto_ip=False in openstacksdk, auto_ip: false in Ansible",
+        )
 
     def _of_tenant(self, uuid: str, label: str) -> dict[str, Any]:
         # "None" is Nova's own word for what it does not know.

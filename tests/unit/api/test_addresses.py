@@ -89,6 +89,13 @@ async def test_networks_of_a_tenant(api: InProcessApi) -> None:
     assert (await api.ask("GET", "/os-tenant-networks", version="2.36"))[0] == 404
 
 
+@pytest.mark.parametrize("version", ["2.1", "2.61"])
+async def test_floating_ips(api: InProcessApi, version: str) -> None:
+    """A client that looks for one, as Ansible's module does unless told otherwise, hears that there are none."""
+    text = message(*await api.ask("GET", "/os-floating-ip-pools", version=version))
+    assert text.startswith("there are no floating IPs here (let the client ask for none: auto_ip=False")
+
+
 async def create(api: InProcessApi, *networks: dict[str, str], **fields: Any) -> tuple[int, Any]:
     """The answer to a request for a server on ``networks``; the flavor is there."""
     return await api.ask("POST", "/servers", json=server(make_image(api), networks=list(networks), **fields))

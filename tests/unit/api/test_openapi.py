@@ -101,3 +101,12 @@ async def test_answers_are_described(api: InProcessApi) -> None:
     assert server["additionalProperties"] is False
     assert {"id", "OS-EXT-STS:vm_state", "hostId"} <= set(server["required"])
     assert not {"fault", "tags", "OS-EXT-SRV-ATTR:host"} & set(server["required"])
+
+
+async def test_what_never_succeeds_is_described_so(api: InProcessApi) -> None:
+    """Its answers are faults, and nothing else."""
+    answers = (await described(api))["paths"]["/v2.1/os-floating-ip-pools"]["get"]["responses"]
+    assert min(answers) == "400"
+    assert {schema["content"]["application/json"]["schema"]["$ref"] for schema in answers.values()} == {
+        "#/components/schemas/Fault"
+    }
