@@ -8,8 +8,8 @@ from tests.bench.result import Result
 from tests.bench.stage import Scene, Stage
 
 CYCLES: Final = 1000
-GROWTH_GOAL_MB: Final = 8.0
-"""MiB. A daemon remembers for a day what it deleted, in about 5 KiB each."""
+GROWTH_GOAL_MB: Final = 4.0
+"""MiB. A daemon remembers for a day what it deleted, in about 1 KiB each."""
 
 _AT_ONCE = 10
 _STAGE = 100
