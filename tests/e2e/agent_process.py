@@ -16,6 +16,7 @@ from tests.e2e.waiting import eventually
 
 READY_SECONDS = 30.0
 _EXIT_SECONDS = 60.0
+_COUNT_SECONDS = 30.0
 
 
 class AgentProcess:
@@ -114,6 +115,16 @@ class AgentProcess:
         with self.log.open(errors="replace") as file:
             file.seek(self._log_start)
             return file.read()
+
+    async def counted(self, before: "Samples", metric: str, *, times: int = 1, **labels: str) -> None:
+        """Wait until ``times`` more are counted than ``before``: the last thing that it does about a request."""
+
+        async def more() -> bool:
+            count = (await self.metrics())(metric, **labels) - before(metric, **labels)
+            assert count <= times
+            return count == times
+
+        await eventually(more, within=_COUNT_SECONDS, what=f"{times} more {metric} {labels}")
 
 
 def _variables(settings: Mapping[str, str | float | Path]) -> dict[str, str]:

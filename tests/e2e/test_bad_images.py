@@ -34,9 +34,7 @@ async def failure(cloud: Cloud, agent: AgentProcess, ear: Ear, code: str, **chan
     assert told.payload["fault"] == fault
     assert ear.about(uuid, "create.start") != []
     assert ear.about(uuid, "create.end") == []
-    after = await agent.metrics()
-    counts = [metrics("sev_agent_builds_total", outcome="error", code=code) for metrics in (before, after)]
-    assert counts[1] == counts[0] + 1
+    await agent.counted(before, "sev_agent_builds_total", outcome="error", code=code)
     assert await cloud.left(uuid) == []
     return fault
 
@@ -156,8 +154,7 @@ async def test_image_without_the_methods_property(agent: AgentProcess, cloud: Cl
     view = await cloud.reached(UUID(request["uuid"]), "error")
     assert "hw_mem_encryption" in f"{view['fault']['field']} {view['fault']['message']}"
     assert view["fault"]["remedy"]
-    after = await agent.metrics()
-    assert after("sev_agent_builds_total", outcome="error") == before("sev_agent_builds_total", outcome="error") + 1
+    await agent.counted(before, "sev_agent_builds_total", outcome="error")
     assert await cloud.left(UUID(request["uuid"])) == []
 
 
@@ -209,6 +206,7 @@ async def test_disk_fills_up_during_the_download(
     image = await upload_big(cloud, tmp_path)
     await agent.start(glance__endpoint=f"http://127.0.0.1:{glance_proxy.port}")
 
+    before = await agent.metrics()
     uuid, _ = await begin_download(cloud, glance_proxy, image)
     filler = small_disk / ".filler"
     await run("sh", "-c", f"dd if=/dev/zero of={filler} bs=1M")
@@ -218,7 +216,7 @@ async def test_disk_fills_up_during_the_download(
     assert (view["fault"]["code"], view["fault"]["field"]) == ("image.no_space", "instance.image.id")
     assert view["fault"]["remedy"]
     assert (await ear.hear(uuid, "sev.instance.create.error")).payload["fault"] == view["fault"]
-    assert (await agent.metrics())("sev_agent_builds_total", outcome="error", code="image.no_space") == 1
+    await agent.counted(before, "sev_agent_builds_total", outcome="error", code="image.no_space")
     assert await cloud.left(uuid) == []
     filler.unlink()
     assert cloud.cached(image) == []

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from sev_agent.messaging.client import RemoteError
-from tests.e2e.agent_process import AgentProcess, Samples
+from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud, DeadLetter
 from tests.e2e.ear import Ear
 from tests.e2e.waiting import eventually
@@ -90,7 +90,7 @@ async def test_bad_request_as_call(agent: AgentProcess, cloud: Cloud, ear: Ear, 
     assert not caught.value.retryable
     told = await ear.hear(request["uuid"], "sev.instance.create.error")
     assert told.payload["state"] == "refused"
-    await counted(agent, before, "sev_agent_builds_total", outcome="refused", code="request.invalid")
+    await agent.counted(before, "sev_agent_builds_total", outcome="refused", code="request.invalid")
     await no_trace(cloud, request)
 
 
@@ -108,8 +108,8 @@ async def test_bad_request_as_cast(agent: AgentProcess, cloud: Cloud, ear: Ear, 
     assert letter.headers["x-sev-agent-code"] == "request.invalid"
     assert letter.headers["x-sev-agent-field"] == bad.named
     assert bad.named in letter.headers["x-sev-agent-reason"]
-    await counted(agent, before, "sev_agent_builds_total", outcome="refused", code="request.invalid")
-    await counted(agent, before, "sev_agent_rpc_requests_total", method="build_and_run_instance", outcome="invalid")
+    await agent.counted(before, "sev_agent_builds_total", outcome="refused", code="request.invalid")
+    await agent.counted(before, "sev_agent_rpc_requests_total", method="build_and_run_instance", outcome="invalid")
     await no_trace(cloud, request)
 
 
@@ -122,7 +122,7 @@ async def test_bad_delete_as_cast(agent: AgentProcess, cloud: Cloud, ear: Ear) -
     assert isinstance(fault, dict)
     assert (fault["code"], fault["field"]) == ("request.invalid", "instance_uuid")
     assert (await dead_letter(cloud)).headers["x-sev-agent-field"] == "instance_uuid"
-    await counted(agent, before, "sev_agent_deletions_total", outcome="refused")
+    await agent.counted(before, "sev_agent_deletions_total", outcome="refused")
 
 
 async def test_every_fault_is_told_at_once(agent: AgentProcess, cloud: Cloud) -> None:
@@ -152,7 +152,7 @@ async def test_body_that_is_no_message(agent: AgentProcess, cloud: Cloud, body: 
     assert letter.body == body
     assert letter.headers["x-sev-agent-code"] == "message.malformed"
     assert letter.headers["x-sev-agent-reason"]
-    await counted(agent, before, "sev_agent_rpc_requests_total", method="unknown", outcome="invalid")
+    await agent.counted(before, "sev_agent_rpc_requests_total", method="unknown", outcome="invalid")
 
 
 async def test_message_that_is_too_large(agent: AgentProcess, cloud: Cloud) -> None:
@@ -178,7 +178,7 @@ async def test_unknown_method_as_cast(agent: AgentProcess, cloud: Cloud) -> None
     letter = await dead_letter(cloud)
     assert letter.headers["x-sev-agent-code"] == "message.unknown_method"
     assert "explode_instance" in letter.headers["x-sev-agent-reason"]
-    await counted(agent, before, "sev_agent_rpc_requests_total", method="unknown", outcome="invalid")
+    await agent.counted(before, "sev_agent_rpc_requests_total", method="unknown", outcome="invalid")
 
 
 async def test_daemon_goes_on(agent: AgentProcess, cloud: Cloud) -> None:
@@ -195,17 +195,6 @@ async def dead_letter(cloud: Cloud) -> DeadLetter:
     """The one message in the dead-letter queue, once it is there."""
     (letter,) = await eventually(cloud.dead_letters, within=10, what="a dead letter")
     return letter
-
-
-async def counted(agent: AgentProcess, before: Samples, metric: str, *, times: int = 1, **labels: str) -> None:
-    """Wait until ``times`` more are counted: that is the last thing that a refusal does."""
-
-    async def more() -> bool:
-        count = (await agent.metrics())(metric, **labels) - before(metric, **labels)
-        assert count <= times
-        return count == times
-
-    await eventually(more, within=5, what=f"{times} more {metric} {labels}")
 
 
 async def no_trace(cloud: Cloud, request: Mapping[str, Any]) -> None:

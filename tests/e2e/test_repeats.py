@@ -10,7 +10,6 @@ from sev_agent.messaging.client import RemoteError
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.ear import Ear
-from tests.e2e.test_bad_requests import counted
 from tests.e2e.test_placement import write_stranger
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -57,7 +56,7 @@ async def test_other_build_with_the_same_uuid_is_refused(agent: AgentProcess, cl
     assert isinstance(told.payload["fault"], dict)
     assert told.payload["fault"]["code"] == "instance.exists"
     # The call and the cast, each once.
-    await counted(agent, before, "sev_agent_builds_total", times=2, outcome="refused", code="instance.exists")
+    await agent.counted(before, "sev_agent_builds_total", times=2, outcome="refused", code="instance.exists")
     assert await cloud.runs(uuid)
 
 

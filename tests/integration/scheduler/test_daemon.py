@@ -23,6 +23,7 @@ from sev_agent.messaging.client import RpcClient
 from sev_agent.openstack.placement import Inventory, Placement
 from sev_agent.schema import Instance
 from sev_agent.sev.generation import Generation
+from tests.e2e.waiting import eventually
 from tests.integration.scheduler.conftest import OVERHEAD, PATIENCE, Ear, MakeHost, fields, slots_used, told
 from tests.proxy import Proxy
 from tests.rabbitmq import RabbitNode, free_port
@@ -30,6 +31,7 @@ from tests.releases import release
 from tests.requests import instance
 
 MAX_RSS_MB = 70
+_PLACED = 'sev_agent_scheduler_decisions_total{code="",outcome="placed"}'
 _COMMAND = (sys.executable, "-m", "sev_agent")
 
 
@@ -259,13 +261,17 @@ async def test_footprint(
         await send(client, *asked)
         for each in asked:
             await ear.outcome(each.uuid)
-        async with session.get(f"{process.http}/metrics") as answer:
-            metrics = await answer.text()
+
+        async def counted() -> bool:
+            # Counted once it is told, as the last thing about a request.
+            async with session.get(f"{process.http}/metrics") as answer:
+                return f"{_PLACED} 100.0" in await answer.text()
+
+        await eventually(counted, within=PATIENCE, what="a hundred placed")
         rss = process.rss_mb
     with capsys.disabled():
         print(f" scheduler: {rss:.1f} MB resident, bound {MAX_RSS_MB}", end=" ")  # noqa: T201 - a figure to see
     assert rss < MAX_RSS_MB
-    assert 'sev_agent_scheduler_decisions_total{code="",outcome="placed"} 100.0' in metrics
 
 
 async def test_stop(start: StartScheduler, session: aiohttp.ClientSession) -> None:
