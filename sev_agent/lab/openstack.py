@@ -150,7 +150,8 @@ class OpenStack:
             "keystone",
             kind="identity",
             application="keystone.wsgi.api:application",
-            threads=4,
+            # Two first logins of a day at once, each read and then written down, make SQLite refuse one of them.
+            threads=1,
             ready_url=url,
             environment={"OS_KEYSTONE_CONFIG_DIR": str(home), "OS_BOOTSTRAP_PASSWORD": self.password},
             prepare=(

@@ -44,7 +44,7 @@ async def test_openstack_command(agent: AgentProcess, cloud: Cloud, tmp_path: Pa
         reader.refused("server", "create", *wanted, "more"),
         reader.refused("server", "delete", server),
     )
-    assert all("no server" in text.lower() for text in refusals[:2])
+    assert all("no server" in text.lower() for text in refusals[:2]), refusals
     assert all("403" in text for text in refusals[2:])
     assert seen["OS-EXT-SRV-ATTR:host"] == cloud.host.name
     assert [(each["Name"], each["Status"], each["Flavor"]) for each in listed] == [("web", "ACTIVE", _FLAVOR)]
