@@ -134,23 +134,37 @@ async def test_a_lost_device(agent: AgentProcess, cloud: Cloud, ear: Ear) -> Non
     assert back["usable"]["amd-sev"] == cloud.slots
 
 
-async def test_a_server_finds_the_host_of_its_generation(agent: AgentProcess, cloud: Cloud, es_cloud: Cloud) -> None:
-    """The scheduler leaves the host of the first generation alone; with the other one dead, the error tells why."""
+async def test_servers_find_the_host_of_their_generation(
+    agent: AgentProcess, cloud: Cloud, es_cloud: Cloud, snp_cloud: Cloud, tmp_path: Path
+) -> None:
+    """The scheduler leaves the host of the first generation alone; with the others dead, the error tells why."""
     operator = Shell(cloud.lab)
-    specs = [word for name, value in _ES.items() for word in ("--property", f"{name}={value}")]
-    await operator.openstack("flavor", "create", "--ram", "64", "--disk", "1", *specs, "es.small")
-    wanted = ("--flavor", "es.small", "--image", str(cloud.blank), "--wait")
-    made = await operator.json("server", "create", *wanted, "es")
-    assert (made["status"], made["OS-EXT-SRV-ATTR:host"]) == ("ACTIVE", es_cloud.host.name)
-    await operator.openstack("server", "delete", "--wait", "es")
-    await es_cloud.agent.stop()
-    await operator.refused("server", "create", *wanted, "nowhere")
-    lost = await operator.json("server", "show", "nowhere")
+    blank = await asyncio.to_thread(make_qcow2, tmp_path / "blank.qcow2")
+    stateless = await snp_cloud.upload(blank, hw_firmware_stateless="true")
+    await asyncio.gather(
+        _check_found(operator, es_cloud, Generation.SEV_ES, _ES, cloud.blank),
+        _check_found(operator, snp_cloud, Generation.SEV_SNP, _SNP, stateless),
+    )
+
+
+async def _check_found(
+    operator: Shell, home: Cloud, generation: Generation, specs: Mapping[str, str], image: UUID
+) -> None:
+    flavor, name = f"{generation}.small", f"server-{generation}"
+    properties = [word for key, value in specs.items() for word in ("--property", f"{key}={value}")]
+    await operator.openstack("flavor", "create", "--ram", "64", "--disk", "1", *properties, flavor)
+    wanted = ("--flavor", flavor, "--image", str(image), "--wait")
+    made = await operator.json("server", "create", *wanted, name)
+    assert (made["status"], made["OS-EXT-SRV-ATTR:host"]) == ("ACTIVE", home.host.name)
+    await operator.openstack("server", "delete", "--wait", name)
+    await home.agent.stop()
+    await operator.refused("server", "create", *wanted, f"{name}-nowhere")
+    lost = await operator.json("server", "show", f"{name}-nowhere")
     assert lost["status"] == "ERROR"
     assert "no valid host" in lost["fault"]["message"]
-    assert Generation.SEV_ES.value in lost["fault"]["message"]
-    await operator.openstack("server", "delete", "--wait", "nowhere")
-    await operator.openstack("flavor", "delete", "es.small")
+    assert generation.value in lost["fault"]["message"]
+    await operator.openstack("server", "delete", "--wait", f"{name}-nowhere")
+    await operator.openstack("flavor", "delete", flavor)
 
 
 async def test_pools(es_cloud: Cloud) -> None:
