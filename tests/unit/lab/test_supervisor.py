@@ -61,7 +61,7 @@ async def test_a_service_gets_nothing_that_was_open(supervisor: Supervisor, tmp_
 
 async def test_a_killed_service_is_started_anew(supervisor: Supervisor, tmp_path: Path) -> None:
     """What it left behind is ended first, so that it cannot hold a port or a file."""
-    await supervisor.start(service(tmp_path, "sleep 60 & touch up; wait"))
+    await supervisor.start(service(tmp_path, "sleep 60 & : > up; wait"))
     before = await supervisor.marked()
     assert len(before) == 2
     os.kill(next(process.pid for process in before if process.leader), signal.SIGKILL)
