@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Downloads, the OpenStack services' environment and the guest image, shared by the demo and the tests.
 export SEV_AGENT_LAB_CACHE ?= /var/cache/sev-agent-lab
 
-.PHONY: help demo down test test-unit test-integration test-e2e test-faults lint bench clean
+.PHONY: help demo down test quick test-unit test-integration test-e2e test-faults lint bench clean
 
 help: ## Show what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ demo: $(STAMP) ## Bring a lab up, boot a guest in it, show the evidence.
 down: $(STAMP) ## End the lab that the demo left up.
 	$(RUN)/sev-agent lab down
 
-test: lint test-unit test-integration test-e2e test-faults ## Run everything that CI runs.
+test: quick test-integration test-e2e test-faults ## Run everything that CI runs.
+
+quick: ## Check style and types, and beside that run the unit tests.
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target lint test-unit
 
 test-unit: $(STAMP) test-packages ## Run what needs no services: seconds.
 	$(RUN)/pytest tests/unit
