@@ -210,6 +210,9 @@ class Operations:
         except (SevAgentError, OSError):
             await self._failed_already(record)
             raise
+        if self._rescheduling.concerns(record) and self._current(record).state is not State.FAILING:
+            # A journal that still says that it is built here would have it built a second time, beside the other host.
+            await in_thread(self._store.save, record)
         # Stamped before another host can hear of it: what that one tells is newer.
         passed_on = record.rescheduled()
         if await self._rescheduling.pass_on(record):
