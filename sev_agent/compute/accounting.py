@@ -10,7 +10,7 @@ import structlog
 
 from sev_agent.compute.admission import GenerationUnavailable
 from sev_agent.compute.allocation import ProviderTree
-from sev_agent.compute.drift import Comparison, Reconciliation, compare
+from sev_agent.compute.drift import Comparison, Difference, Reconciliation, compare
 from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.ledger import Ledger
@@ -103,6 +103,7 @@ class Accounting:
         # A look at libvirt and the writes that follow from it exclude one another: the older look never wins.
         self._settling = asyncio.Lock()
         self._verified: object = None
+        self._untold: tuple[Difference, ...] = ()
         self._probe = 0
         self._strangers = Strangers(self._ledger, beside_nova=self._terms.beside_nova, grace=settings.claim_grace)
 
@@ -225,8 +226,12 @@ class Accounting:
         reached(CrashPoint.RECONCILE_AFTER_WRITES)
         for error in settled.failed.values():
             if isinstance(error, Unavailable):
+                # What was repaired before it went away is right from now on, and nobody has heard of it.
+                self._untold += tuple(found for uuid, found in differences.items() if uuid in settled.written)
                 raise error
-        found = tuple(differences[uuid] for uuid in differences if uuid in settled.written or uuid in settled.failed)
+        touched = settled.written | settled.failed.keys()
+        found = self._untold + tuple(differences[uuid] for uuid in differences if uuid in touched)
+        self._untold = ()
         outcome = Reconciliation(differences=found, unrepaired=settled.failed, providers=established.differences)
         is_sure = not differences and outcome.is_clean and not written and not self._strangers.any_wait
         self._verified = state if is_sure else None
@@ -278,7 +283,10 @@ class Accounting:
         return counted
 
     def _is_ours(self, uuid: UUID, consumer_type: str) -> bool:
-        return not self._terms.beside_nova or consumer_type in OURS or self._store.get(uuid) is not None
+        if not self._terms.beside_nova or consumer_type in OURS:
+            return True
+        record = self._store.get(uuid)
+        return record is not None and not record.foreign
 
     async def _compared(self, seen: _Seen, tree: ProviderTree, written: Collection[UUID]) -> Comparison:
         """What Placement counts of ``tree`` beside what it should, but for what is not to be touched."""
@@ -296,7 +304,7 @@ class Accounting:
     def _knows(self, uuid: UUID) -> bool:
         """Whether ``uuid`` is an instance of this host. One that is over may be scheduled here again."""
         record = self._store.get(uuid)
-        return record is not None and (self._terms.beside_nova or record.state.has_files)
+        return record is not None and not record.foreign and (self._terms.beside_nova or record.state.has_files)
 
     async def _settle(self, uuids: Iterable[UUID]) -> _Settled:
         """Write what each of ``uuids`` should hold as things stand now."""

@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from sev_agent.compute.announcements import Announcements
-from sev_agent.compute.build import Builder
+from sev_agent.compute.build import Builder, ForeignDomain
 from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES
@@ -186,7 +186,9 @@ class Operations:
                 error=str(error),
                 exc_info=None if isinstance(error, SevAgentError) else error,
             )
-            failing = self._current(record).with_(state=State.FAILING, fault=fault)
+            failing = self._current(record).with_(
+                state=State.FAILING, fault=fault, foreign=isinstance(error, ForeignDomain)
+            )
             # A disk that is full takes no record, before the undoing makes room for it.
             reached(CrashPoint.FAIL_BEFORE_SAVE)
             with contextlib.suppress(JournalFailed):

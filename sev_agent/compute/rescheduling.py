@@ -29,7 +29,7 @@ class Rescheduling:
         self._host = host
 
     def concerns(self, record: Record) -> bool:
-        """Whether the failed build of ``record`` may be another's to end: sent by a scheduler, and at fault is this host."""
+        """Whether another host may end what failed here: a scheduler sent it, and this host is at fault."""
         return record.scheduling is not None and record.fault is not None and record.fault.retryable
 
     async def pass_on(self, record: Record) -> bool:

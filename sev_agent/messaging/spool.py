@@ -12,7 +12,7 @@ from typing import Final, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sev_agent.durable import discard_unfinished, write_durably
+from sev_agent.durable import discard_unfinished, make_directory, write_durably
 from sev_agent.messaging.envelope import Priority
 
 log = structlog.stdlib.get_logger(__name__)
@@ -99,7 +99,7 @@ class Spool:
 
         Raises ``OSError`` where the directory cannot be used.
         """
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._path.parent, mode=0o700)
         discard_unfinished(self._path.parent)
         damage = self._read()
         if damage is not None:

@@ -13,6 +13,7 @@ from sev_agent.compute.drift import Comparison
 from sev_agent.compute.holding import managed
 from sev_agent.compute.record import State
 from sev_agent.compute.record_store import JournalFailed
+from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.placement import Allocation, Full, Inventory, Provider
 from sev_agent.sev.generation import NODE_TYPE_TRAIT, RESOURCE_CLASS, Generation
 from sev_agent.sev.holdings import ConsumerType
@@ -533,6 +534,56 @@ async def test_refused_guest_gets_the_slot_that_a_deletion_gives_back(host: Coun
     await host.accounting.release(first)
 
     await host.eventually_holds(beyond, UNMANAGED_SIZE)
+
+
+async def test_answer_that_is_lost(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that Placement has carried out though its answer was lost is not taken for one that it has not."""
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    put, lost = host.placement.put_allocation, asyncio.Event()
+
+    async def put_and_lose(consumer: UUID, allocation: Allocation) -> None:
+        await put(consumer, allocation)
+        if not lost.is_set():
+            lost.set()
+            raise ServiceUnavailable("did not answer in time", service="placement", url="http://127.0.0.1:1")
+
+    monkeypatch.setattr(host.placement, "put_allocation", put_and_lose)
+    await host.libvirt.domains.destroy(uuid)
+    async with asyncio.timeout(PATIENCE):
+        await lost.wait()
+    await host.libvirt.domains.start(uuid)
+
+    await host.eventually_holds(uuid, FULL_SIZE)
+
+
+async def test_placement_goes_during_the_repairs(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a comparison repaired before Placement went away is told by the next one that comes to its end."""
+    await registered(host)
+    ours = [await host.built(), await host.built()]
+    await host.reconcile()
+    for uuid in ours:
+        held = await host.placement.allocation(uuid)
+        assert held is not None
+        await host.placement.put_allocation(uuid, replace(held, resources={}))
+    put, written = host.placement.put_allocation, asyncio.Event()
+
+    async def put_one(consumer: UUID, allocation: Allocation) -> None:
+        if consumer == ours[1]:
+            await written.wait()
+            raise ServiceUnavailable("is away", service="placement", url="http://127.0.0.1:1")
+        await put(consumer, allocation)
+        written.set()
+
+    with monkeypatch.context() as away:
+        away.setattr(host.placement, "put_allocation", put_one)
+        with pytest.raises(ServiceUnavailable):
+            await host.reconcile()
+    outcome = await host.reconcile()
+
+    assert {found.consumer for found in outcome.differences} == set(ours)
+    assert (await host.reconcile(thorough=True)).is_clean
 
 
 async def test_deleted_provider(host: CountingHost) -> None:
