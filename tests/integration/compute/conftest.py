@@ -21,7 +21,7 @@ from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.hypervisor.events import LifecycleEvent
 from sev_agent.openstack.identity import NoIdentity
-from sev_agent.openstack.placement import Inventory, Placement, Resources
+from sev_agent.openstack.placement import Inventory, Placement, Provider, Resources
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, running_host
 from tests.requests import record
@@ -103,6 +103,17 @@ class CountingHost:
         async with asyncio.timeout(PATIENCE):
             while await self.held(uuid) != wanted:  # noqa: ASYNC110 - Placement rings no bell
                 await asyncio.sleep(0.02)
+
+
+async def registered(host: CountingHost) -> tuple[Provider, Provider]:
+    """The root and the child, once Placement has them and a comparison found nothing to do."""
+    await host.reconcile()
+    assert (await host.reconcile()).is_clean
+    root = await host.placement.find_provider(host.name)
+    child = await host.placement.find_provider(f"{host.name}_amd_sev")
+    assert root is not None
+    assert child is not None
+    return root, child
 
 
 def merged(by_provider: Mapping[UUID, Resources]) -> dict[str, int]:
