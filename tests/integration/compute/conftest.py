@@ -23,6 +23,7 @@ from sev_agent.hypervisor.events import LifecycleEvent
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Inventory, Placement, Provider, Resources
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from tests.journal import opened
 from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, running_host
 from tests.requests import record
 
@@ -169,8 +170,7 @@ async def _counting(
     placement = Placement(
         session, NoIdentity(), settings, on_request=lambda _, method, status, __: requests.append((method, status))
     )
-    store = RecordStore(directory)
-    store.open()
+    store = opened(directory)
     in_flight: set[UUID] = set()
     seen: dict[UUID, bool] = {}
 
