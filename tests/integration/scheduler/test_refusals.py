@@ -6,16 +6,7 @@ import aiohttp
 
 from sev_agent.openstack.placement import Placement
 from sev_agent.sev.generation import DISABLED_TRAIT
-from tests.integration.scheduler.conftest import (
-    Decider,
-    Ear,
-    FakeHost,
-    MakeHost,
-    counted,
-    fields,
-    said,
-    told,
-)
+from tests.integration.scheduler.conftest import Decider, Ear, FakeHost, MakeHost, counted, fields, said, told
 from tests.releases import release
 from tests.requests import instance, requested
 
