@@ -25,6 +25,7 @@ from sev_agent.openstack.glance import ImageNotFound
 from sev_agent.openstack.placement import Full
 from sev_agent.schema import Attempt, Scheduling
 from sev_agent.sev.policy import PolicyInvalid
+from tests.journal import opened
 from tests.requests import instance, record
 from tests.unit.compute.scripted_host import Host, start
 
@@ -189,8 +190,7 @@ async def test_undoing_is_refused(host: Host) -> None:
 
 async def test_restart(tmp_path: Path) -> None:
     """A daemon that died while it undid a failed build passes it on after its start, whole."""
-    before = RecordStore(tmp_path / "instances")
-    before.open()
+    before = opened(tmp_path / "instances")
     failing = record(State.FAILING, fault=Fault.of(NO_SLOT, "start"), scheduling=Scheduling(forced_host="node1"))
     before.save(failing)
     host = start(tmp_path / "instances")
