@@ -24,7 +24,7 @@ from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.hypervisor.domains import Domains, Guest
 from sev_agent.observe.metrics import Labelled
-from sev_agent.openstack.placement import Placement, ProviderSummary, RequestGroup
+from sev_agent.openstack.placement import Full, Placement, ProviderSummary, RequestGroup
 from sev_agent.sev.generation import RESOURCE_CLASS
 from sev_agent.uninterrupted import raise_if_cancelled
 
@@ -49,6 +49,11 @@ class _Settled:
 
     written: frozenset[UUID]
     failed: Mapping[UUID, SevAgentError]
+
+    @property
+    def may_have_made_room(self) -> bool:
+        """Whether something was given back, or may have been: an answer may be lost, and the write carried out."""
+        return bool(self.written) or any(not isinstance(error, Full) for error in self.failed.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ class Accounting:
                 except SevAgentError as error:
                     settled = _Settled(frozenset(), dict.fromkeys(batch, error))
             self._postponed.add(settled.failed, since=begun)
-            if settled.written:
+            if settled.may_have_made_room:
                 self._postponed.made_room()
 
     async def claim(self, record: Record) -> None:
@@ -175,17 +180,21 @@ class Accounting:
         async with self._ledger.lock(record.uuid):
             tree = self._known_tree()
             holding = managed(record, tree, self._terms, runs=False)
-            if holding.resources:
-                await self._ledger.write(record.uuid, holding, tree)
-            else:
-                await self._ledger.release(record.uuid, tree)
-        self._postponed.made_room()
+            try:
+                if holding.resources:
+                    await self._ledger.write(record.uuid, holding, tree)
+                else:
+                    await self._ledger.release(record.uuid, tree)
+            finally:
+                self._postponed.made_room()
 
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
         async with self._ledger.lock(uuid):
-            await self._ledger.release(uuid, self._known_tree())
-        self._postponed.made_room()
+            try:
+                await self._ledger.release(uuid, self._known_tree())
+            finally:
+                self._postponed.made_room()
 
     async def reconcile(
         self, resources: HostResources, *, thorough: bool = False, dry_run: bool = False
@@ -221,7 +230,7 @@ class Accounting:
         differences = compared.wrong
         async with self._settling:
             settled = await self._settle(differences)
-        if settled.written:
+        if settled.may_have_made_room:
             self._postponed.made_room()
         reached(CrashPoint.RECONCILE_AFTER_WRITES)
         for error in settled.failed.values():
