@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from pydantic import BaseModel, JsonValue
 
 from sev_agent import schema
+from sev_agent.backoff import Backoff
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import InvalidRequest, SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
@@ -156,7 +156,7 @@ class RpcServer:
 
     async def run(self) -> None:
         """Consume on every link until cancelled; then finish what is in hand, within ``stop_timeout``."""
-        delay = _RETRY_FIRST
+        backoff = Backoff(_RETRY_FIRST, _RETRY_MAX)
         try:
             while True:
                 raise_if_cancelled()
@@ -165,13 +165,12 @@ class RpcServer:
                 try:
                     await self._serve(link)
                     self._fault = None
-                    delay = _RETRY_FIRST
+                    backoff.reset()
                 except SevAgentError as error:
                     self._fault = error
                     self._tell(is_consumed=False)
                     log.warning("rpc.consume.failed", queue=self._queue.name, error=str(error))
-                    await asyncio.sleep(random.uniform(delay / 2, delay))
-                    delay = min(delay * 2, _RETRY_MAX)
+                    await backoff.pause()
         finally:
             await self._abandon()
 
