@@ -5,7 +5,7 @@ import random
 
 
 class Backoff:
-    """Pauses that double from ``first`` to ``longest`` seconds, each cut by up to half: who failed together comes apart."""
+    """Pauses that double from ``first`` to ``longest`` seconds, each cut by up to half, at random."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._first = first

@@ -18,11 +18,12 @@ from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import ServiceSection
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import Notification, RequestContext
 from sev_agent.messaging.notifications import Notifier, subscribe
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Inventory, Placement
