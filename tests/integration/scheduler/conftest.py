@@ -42,9 +42,7 @@ from tests.integration.conftest import open_placement
 from tests.rabbitmq import RabbitNode
 from tests.releases import release
 from tests.requests import instance
-
-PATIENCE = 60.0
-"""Seconds that anything may take on a machine that is busy with something else."""
+from tests.running import PATIENCE, connected, running
 
 OVERHEAD = 128
 MAX_BYTES = 1024 * 1024
@@ -71,26 +69,6 @@ async def placement(session: aiohttp.ClientSession, schedulers_placement_url: st
             await release(placement, consumer)
     for provider in sorted(providers, key=lambda provider: provider.parent is None):
         await placement.delete_provider(provider.uuid)
-
-
-@contextlib.asynccontextmanager
-async def running(component: Any) -> AsyncIterator[None]:
-    """Run a component's ``run()`` for as long as the context is open."""
-    task = asyncio.create_task(component.run(), name=type(component).__name__)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=15)
-        assert task.done(), f"{task.get_name()} does not stop"
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Broker]:
-    broker = Broker(url, connection_name="tests", connect_timeout=5, reconnect_max=0.5, publish_timeout=5)
-    async with running(broker):
-        await broker.wait_up(20)
-        yield broker
 
 
 @pytest.fixture
