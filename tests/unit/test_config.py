@@ -183,11 +183,11 @@ class TestFile:
         text = str(caught.value)
         for fault in (
             "unknown: no such setting",
-            "host.name: ",
+            "host.name: must be 1 to 200 letters",
             "host.colour: no such setting",
             "http.port: ",
             "images.cache_max_gb: ",
-            "auth.auth_url: ",
+            "auth.auth_url: must be an address",
             "nonsense: no such setting",
             "SEV_AGENT_HTTP__PROT: no such setting",
         ):
@@ -278,7 +278,7 @@ class TestApi:
     def test_a_network_that_means_nothing(self, path: Path, offered: str) -> None:
         """A network is a UUID and what it stands for on the host."""
         path.write_text(f'[auth]\ntype = "none"\n[networks]\noffered = ["{offered}"]\n')
-        with pytest.raises(ConfigurationError, match=r"\n  networks\.offered\.0: "):
+        with pytest.raises(ConfigurationError, match=r"\n  networks\.offered\.0: must be UUID="):
             load_as(ApiConfig, path, {})
 
     @pytest.mark.parametrize(
