@@ -12,6 +12,7 @@ BELOW: dict[str, set[str]] = {
     # What everything may lean on.
     "errors": set(),
     "uninterrupted": set(),
+    "question": set(),
     "service": set(),
     "crash_points": set(),
     "durable": {"crash_points"},
