@@ -1,6 +1,7 @@
 """The journal: what stands in it after any accident."""
 
 import json
+import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -348,6 +349,25 @@ def _fail(*_: object, **__: object) -> None:
     raise NO_SPACE
 
 
+def test_synced(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new record's directory, and the removal of what a build made, are on the disk before anyone hears of them."""
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    saved = record()
+    directory = store.files(saved.uuid).directory
+    store.save(saved)
+    assert [path for path in synced if path.is_dir()] == [store.directory, directory]
+    synced.clear()
+    store.remove_files(saved.uuid)
+    assert synced == [directory]
+
+
 def test_removed_files(store: RecordStore) -> None:
     """All that a build made goes, half-made things too; the record stays. Twice is once."""
     saved = record()
@@ -418,6 +438,28 @@ def test_gone_for_a_while(store: RecordStore) -> None:
     store.save(again)
     assert list(store) == [again]
     assert store.get(saved.uuid) == again
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is folded", "as it is forgotten"])
+def test_sent_again_meanwhile(store: RecordStore, monkeypatch: pytest.MonkeyPatch, *, folded: bool) -> None:
+    """What is sent here again just as it is made small, or forgotten, is an instance of this host, on disk too."""
+    gone = record(State.RESCHEDULED)
+    store.save(gone)
+    if folded:
+        store.forget_gone(older_than=timedelta(days=1), most=1)
+    again = record(State.BUILDING, gone.uuid)
+    lock = RecordStore._lock
+
+    def late(self: RecordStore, uuid: UUID) -> threading.Lock:
+        monkeypatch.undo()
+        store.save(again)
+        return lock(self, uuid)
+
+    monkeypatch.setattr(RecordStore, "_lock", late)
+    store.forget_gone(older_than=timedelta(0), most=0)
+
+    assert list(store) == [again]
+    assert store.get(gone.uuid) == opened(store.directory).get(gone.uuid) == again
 
 
 def test_deleted_for_a_while(store: RecordStore) -> None:
