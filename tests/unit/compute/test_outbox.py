@@ -278,13 +278,13 @@ async def test_full_disk_when_all_has_left(tmp_path: Path, monkeypatch: pytest.M
             assert await life.heard(1) == [1]
             await asyncio.wait_for(tried.wait(), PATIENCE)
         await life.is_safe()
-        assert Life(tmp_path).outbox.waiting == 0
+    assert Life(tmp_path).outbox.waiting == 0
 
 
 async def test_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notifications keep their order over a clock that goes back, in one life and from one to the next."""
     times = iter(range(10**18, 0, -1))
-    monkeypatch.setattr(module.time, "time_ns", lambda: next(times))
+    monkeypatch.setattr("time.time_ns", lambda: next(times))
     life = Life(tmp_path)
     life.listener.can_send = False
     async with life.listener.hearing(life.outbox):
@@ -347,4 +347,4 @@ async def test_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ca
         if can_send:
             await life.heard(1)
             await life.is_safe()
-        assert Life(tmp_path).outbox.waiting == (0 if can_send else 1)
+    assert Life(tmp_path).outbox.waiting == (0 if can_send else 1)
