@@ -189,33 +189,6 @@ async def test_our_leaks_are_repaired(hosts: MakeHost, nova: Nova) -> None:
     assert (await host.held(novas))[RESOURCE_CLASS] == 1
 
 
-@BEFORE_AND_SINCE
-async def test_killed_between_a_claim_and_its_undo(hosts: MakeHost, nova: Nova, *, with_children: bool) -> None:
-    """What a daemon had claimed as it was killed, for a build or a stranger, its next life gives back to Nova."""
-    killed, node = await beside(hosts, nova, with_children=with_children)
-    before = await nova.everything(node)
-    building = record(State.BUILDING)
-    killed.in_flight.add(building.uuid)
-    await killed.accounting.claim(building)
-    stranger = await killed.start_guest(ours=False)
-    await killed.eventually_holds(stranger, UNMANAGED_SIZE)
-
-    # The same host, on which no guest runs any more.
-    again = await hosts(node.node, mode="beside-nova", claim_grace=0.001)
-    again.store.save(building)
-    again.in_flight.add(building.uuid)
-    outcome = await again.reconcile()
-    assert [found.consumer for found in outcome.differences] == [stranger]
-    assert await again.held(building.uuid) == FULL_SIZE
-    again.store.save(building.with_(state=State.FAILING))
-    await again.accounting.release(building.uuid)
-    again.in_flight.discard(building.uuid)
-
-    assert (await again.reconcile(thorough=True)).is_clean
-    assert await nova.consumers(node) == set(node.consumers)
-    assert await nova.everything(node) == before
-
-
 async def test_trait_is_given_back(hosts: MakeHost, nova: Nova) -> None:
     """Our trait is there again after somebody took it, and no other is touched."""
     host, node = await beside(hosts, nova, with_children=True)
