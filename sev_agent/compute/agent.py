@@ -240,6 +240,7 @@ class _Agent:
             metrics=self._metrics,
         )
         overview = Overview(
+            host,
             status=self._status,
             readiness=readiness,
             accounting=self._accounting,

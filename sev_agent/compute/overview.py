@@ -27,6 +27,7 @@ class Overview:
 
     def __init__(
         self,
+        host: str,
         *,
         status: HostStatus,
         readiness: ReadinessReport,
@@ -38,6 +39,7 @@ class Overview:
         hypervisor: Hypervisor,
         metrics: Metrics,
     ) -> None:
+        self._host = host
         self._status = status
         self._readiness = readiness
         self._accounting = accounting
@@ -54,10 +56,10 @@ class Overview:
         yield self._slots()
         yield self._comparison()
         yield self._work(records)
-        yield self._host()
+        yield self._daemon()
         yield _states(records)
         yield self._domains()
-        yield _instances(records)
+        yield self._instances(records)
         yield counted("Builds", self._metrics.builds)
         yield counted("Comparisons with Placement", self._metrics.reconciliations)
 
@@ -104,7 +106,7 @@ class Overview:
             heading="Operations in hand",
             columns=("Instance", "State", "For", "At work on", "Waits because of"),
             rows=tuple(self._operation(record) for record in oldest),
-            note=_left_out(len(unfinished)),
+            note=self._left_out(len(unfinished)),
         )
 
     def _operation(self, record: Record) -> Row:
@@ -115,7 +117,7 @@ class Overview:
         since = ago(record.updated_at.timestamp())
         return Row((str(record.uuid), record.state, since, steps, why), look=waiting is not None)
 
-    def _host(self) -> Table:
+    def _daemon(self) -> Table:
         capabilities = self._status.capabilities
         overdue = self._hypervisor.overdue_calls
         return Table(
@@ -142,6 +144,22 @@ class Overview:
             note="" if counts else "None.",
         )
 
+    def _instances(self, records: list[Record]) -> Table:
+        # What failed first, then the youngest: the rest goes its way.
+        first = sorted(records, key=lambda record: (record.state is not State.ERROR, -record.created_at.timestamp()))
+        return Table(
+            heading="Instances",
+            columns=("UUID", "State", "Generation", "Age", "Error"),
+            rows=tuple(_instance(record) for record in first[:MOST_ROWS]),
+            note=self._left_out(len(records)),
+        )
+
+    def _left_out(self, number: int) -> str:
+        """What is said of the rows that are not shown, of ``number``."""
+        if number > MOST_ROWS:
+            return f"{number - MOST_ROWS} more: sev-agent instance list --host {self._host}"
+        return "" if number else "None."
+
 
 def _usable(generation: Generation, slots: SlotTotal, used: int | None) -> Row:
     of = ", ".join(f"{source} {number}" for source, number in slots.sources.items())
@@ -160,26 +178,8 @@ def _states(records: Iterable[Record]) -> Table:
     )
 
 
-def _instances(records: list[Record]) -> Table:
-    # What failed first, then the youngest: the rest goes its way.
-    first = sorted(records, key=lambda record: (record.state is not State.ERROR, -record.created_at.timestamp()))
-    return Table(
-        heading="Instances",
-        columns=("UUID", "State", "Generation", "Age", "Error"),
-        rows=tuple(_instance(record) for record in first[:MOST_ROWS]),
-        note=_left_out(len(records)),
-    )
-
-
 def _instance(record: Record) -> Row:
     age = ago(record.created_at.timestamp())
     generation = record.generation or "not chosen yet"
     fault = record.fault.code if record.fault else ""
     return Row((str(record.uuid), record.state, generation, age, fault), look=record.state is State.ERROR)
-
-
-def _left_out(number: int) -> str:
-    """What is said of the rows that are not shown, of ``number``."""
-    if number > MOST_ROWS:
-        return f"{number - MOST_ROWS} more: sev-agent instance list"
-    return "" if number else "None."

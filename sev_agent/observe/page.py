@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
+from xml.etree import ElementTree as ET
 
-from lxml import etree
-from lxml.builder import E
 from prometheus_client import Counter
 
 from sev_agent import __version__
@@ -70,28 +69,31 @@ class StatusPage:
         verdict = "ready" if self._health.is_ready else "not ready"
         tables = (_dependencies(self._health), *self._tables())
         now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-        root = E.html(
-            E.head(
-                E.meta(charset="utf-8"),
-                E.title(_text(f"{self._subject}: {verdict}")),
-                E.meta(name="viewport", content="width=device-width, initial-scale=1"),
-                E.meta(name="color-scheme", content="light dark"),
-                E.style(_STYLE),
+        root = _element(
+            "html",
+            _element(
+                "head",
+                _element("meta", charset="utf-8"),
+                _element("title", _text(f"{self._subject}: {verdict}")),
+                _element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+                _element("meta", name="color-scheme", content="light dark"),
+                _element("style", _STYLE),
             ),
-            E.body(
-                E.header(
-                    E.h1(_text(self._subject)),
-                    E.p(E.strong(verdict, **({} if self._health.is_ready else {"class": "look"}))),
-                    E.p(f"sev-agent {__version__}, {now}. ", E.a("Ask again", href=".")),
+            _element(
+                "body",
+                _element(
+                    "header",
+                    _element("h1", _text(self._subject)),
+                    _element("p", _element("strong", verdict, **_look(not self._health.is_ready))),
+                    _element("p", f"sev-agent {__version__}, {now}. ", _element("a", "Ask again", href=".")),
                 ),
-                E.main(*(_section(table, f"table-{number}") for number, table in enumerate(tables))),
-                E.footer(
-                    E.p("For programs: ", *(E.span(E.a(f"/{path}", href=path), " ") for path in _FOR_PROGRAMS)),
-                ),
+                _element("main", *(_section(table, f"table-{number}") for number, table in enumerate(tables))),
+                _element("footer", _element("p", "For programs:", *map(_link, _FOR_PROGRAMS))),
             ),
             lang="en",
         )
-        return etree.tostring(root, method="html", encoding="unicode", pretty_print=True, doctype="<!DOCTYPE html>")
+        ET.indent(root, "")
+        return f"<!DOCTYPE html>\n{ET.tostring(root, encoding='unicode', method='html')}\n"
 
 
 def counted(heading: str, counter: Counter) -> Table:
@@ -132,22 +134,41 @@ def _dependencies(health: Health) -> Table:
     )
 
 
-def _section(table: Table, identity: str) -> etree._Element:
-    section: etree._Element = E.section(E.h2(_text(table.heading), id=identity), **{"aria-labelledby": identity})
+def _section(table: Table, identity: str) -> ET.Element:
+    labelled = {"aria-labelledby": identity}
+    section = _element("section", _element("h2", _text(table.heading), id=identity), **labelled)
     if table.rows:
-        head = E.tr(*(E.th(_text(column), scope="col") for column in table.columns))
-        section.append(
-            E.table(E.thead(head), E.tbody(*(_row(row) for row in table.rows)), **{"aria-labelledby": identity})
-        )
+        head = _element("tr", *(_element("th", _text(column), scope="col") for column in table.columns))
+        body = _element("tbody", *map(_row, table.rows))
+        section.append(_element("table", _element("thead", head), body, **labelled))
     if table.note:
-        section.append(E.p(_text(table.note)))
+        section.append(_element("p", _text(table.note)))
     return section
 
 
-def _row(row: Row) -> Any:
+def _row(row: Row) -> ET.Element:
     name, *values = map(_text, row.cells)
-    cells = (E.th(name, scope="row"), *map(E.td, values))
-    return E.tr(*cells, **({"class": "look"} if row.look else {}))
+    cells = (_element("th", name, scope="row"), *(_element("td", value) for value in values))
+    return _element("tr", *cells, **_look(row.look))
+
+
+def _look(look: bool) -> dict[str, str]:  # noqa: FBT001 - its name says it
+    return {"class": "look"} if look else {}
+
+
+def _link(path: str) -> ET.Element:
+    return _element("span", " ", _element("a", f"/{path}", href=path))
+
+
+def _element(tag: str, *content: ET.Element | str, **attributes: str) -> ET.Element:
+    """An element with its ``content``, of which text may only come first."""
+    element = ET.Element(tag, attributes)
+    for each in content:
+        if isinstance(each, str):
+            element.text = each
+        else:
+            element.append(each)
+    return element
 
 
 def _text(text: str) -> str:

@@ -36,7 +36,7 @@ class Parts:
     def overview(self) -> Overview:
         parts: dict[str, Any] = {name: part for name, part in vars(self).items() if name != "host"}
         operations = self.host.instances._operations
-        return Overview(store=self.host.store, operations=operations, metrics=self.host.metrics, **parts)
+        return Overview("node1", store=self.host.store, operations=operations, metrics=self.host.metrics, **parts)
 
     def html(self) -> str:
         html = StatusPage("Host node1", health=Health(), tables=self.overview().tables).html()
@@ -117,10 +117,11 @@ def test_error(parts: Parts) -> None:
 def test_many(parts: Parts) -> None:
     """Rows are bounded, and what is left out is counted."""
     for _ in range(MOST_ROWS + 3):
-        parts.host.store.save(record())
-    shown = parts.table("Instances")
-    assert (len(shown.rows), shown.note) == (MOST_ROWS, "3 more: sev-agent instance list")
-    assert parts.cells("Instances by state") == [("active", str(MOST_ROWS + 3))]
+        parts.host.store.save(record(State.BUILDING))
+    for heading in ("Instances", "Operations in hand"):
+        shown = parts.table(heading)
+        assert (len(shown.rows), shown.note) == (MOST_ROWS, "3 more: sev-agent instance list --host node1")
+    assert parts.cells("Instances by state") == [("building", str(MOST_ROWS + 3))]
 
 
 async def test_operation_in_hand(parts: Parts) -> None:
