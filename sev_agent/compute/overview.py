@@ -87,8 +87,8 @@ class Overview:
         if last is None:
             note = "There has been none since the start of this daemon."
         else:
-            found = "it found no difference." if not last.found else "it found:"
-            note = f"The last one that ended well was {ago(last.at)} ago; {found}"
+            found = "what stands above" if last.found else "no difference"
+            note = f"The last one that ended well was {ago(last.at)} ago, and found {found}."
         return Table(
             heading="Comparison with Placement",
             columns=("Difference", "Repaired", "Number"),

@@ -22,8 +22,9 @@ body { max-width: 70rem; margin: 0 auto; padding: 1rem }
 section { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 1.5rem .2rem 0; text-align: start; vertical-align: top; border-bottom: 1px solid #8886 }
-tbody th { font-weight: normal; overflow-wrap: anywhere }
-.look { font-weight: bold; color: #a40000 }
+tbody th { font-weight: normal }
+th, td:not(:last-child) { white-space: nowrap }
+.look { color: #a40000 }
 @media (prefers-color-scheme: dark) { .look { color: #ff9a8c } }
 """
 
@@ -68,7 +69,6 @@ class StatusPage:
         """The whole document. All text in it may come from outside: it is escaped, and of bounded length."""
         verdict = "ready" if self._health.is_ready else "not ready"
         tables = (_dependencies(self._health), *self._tables())
-        now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
         root = _element(
             "html",
             _element(
@@ -85,7 +85,9 @@ class StatusPage:
                     "header",
                     _element("h1", _text(self._subject)),
                     _element("p", _element("strong", verdict, **_look(not self._health.is_ready))),
-                    _element("p", f"sev-agent {__version__}, {now}. ", _element("a", "Ask again", href=".")),
+                    _element(
+                        "p", f"sev-agent {__version__}, {_at(time.time())}. ", _element("a", "Ask again", href=".")
+                    ),
                 ),
                 _element("main", *(_section(table, f"table-{number}") for number, table in enumerate(tables))),
                 _element("footer", _element("p", "For programs:", *map(_link, _FOR_PROGRAMS))),
@@ -121,15 +123,18 @@ def ago(moment: float) -> str:
     return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
+def _at(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def _dependencies(health: Health) -> Table:
     def row(name: Dependency, condition: Condition) -> Row:
-        since = datetime.fromtimestamp(condition.since, UTC).isoformat(sep=" ", timespec="seconds")
-        state = "up" if condition.up else "down"
-        return Row((name.value, state, condition.reason, since, ago(condition.since)), look=not condition.up)
+        state, since = "up" if condition.up else "down", condition.since
+        return Row((name.value, state, _at(since), ago(since), condition.reason), look=not condition.up)
 
     return Table(
         heading="What it leans on",
-        columns=("Service", "State", "Reason", "Since", "For"),
+        columns=("Service", "State", "Since", "For", "Reason"),
         rows=tuple(row(name, condition) for name, condition in health.conditions.items()),
     )
 

@@ -140,10 +140,10 @@ async def test_operation_in_hand(parts: Parts) -> None:
 def test_comparison(parts: Parts) -> None:
     """When the last comparison was, what it found, and what of that it could not repair."""
     parts.reconciler.last = LastComparison(0, {})
-    assert parts.table("Comparison with Placement").note.endswith(" ago; it found no difference.")
+    assert parts.table("Comparison with Placement").note.endswith(" ago, and found no difference.")
     parts.reconciler.last = LastComparison(0, {("surplus", True): 2, ("missing", False): 1})
     shown = parts.table("Comparison with Placement")
-    assert shown.note.endswith(" ago; it found:")
+    assert shown.note.endswith(" ago, and found what stands above.")
     assert shown.rows == (Row(("surplus", "yes", "2")), Row(("missing", "no", "1"), look=True))
 
 
