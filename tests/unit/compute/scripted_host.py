@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -176,6 +177,7 @@ class Schedulers:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, schema.RescheduleArguments]] = []
+        self.asked_at: list[datetime] = []
         self.faults: list[Exception] = []
 
     async def cast(self, method: str, arguments: dict[str, Any], *, queue: str, context: RequestContext) -> None:
@@ -185,6 +187,7 @@ class Schedulers:
         # As it travels: in JSON.
         known = schema.parse(schema.RescheduleArguments, json.loads(json.dumps(arguments)))
         self.asked.append((context.request_id, known))
+        self.asked_at.append(datetime.now(UTC))
 
 
 @dataclass
