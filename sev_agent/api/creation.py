@@ -19,6 +19,7 @@ from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.faults import BadRequest, Forbidden, ItemNotFound
 from sev_agent.api.flavors import Flavor, Flavors
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.quota import QuotaExceeded, Usage
 from sev_agent.api.server_bodies import NewServer
 from sev_agent.api.state import Task, Vm
@@ -63,6 +64,7 @@ class Creation:
         images: TenantImages,
         casts: Casts,
         withdrawals: Withdrawals,
+        handovers: Handovers,
         config: ApiConfig,
     ) -> None:
         self._database = database
@@ -70,6 +72,7 @@ class Creation:
         self._images = images
         self._casts = casts
         self._withdrawals = withdrawals
+        self._handovers = handovers
         self._config = config
         self._pools = AddressPools(config.networks)
 
@@ -102,6 +105,7 @@ class Creation:
             log.warning("server.create.failed", error=str(error))
             await uninterrupted(self._withdrawals.withdraw(ids))
             raise
+        self._handovers.remember(ids)
         log.info("server.create.accepted", instance_uuids=ids)
         return rows
 
@@ -204,7 +208,7 @@ class Creation:
             request={"instance": instance.model_dump(mode="json"), "generation": checked.generation.value},
             nics=known_nics(instance),
             attempt=0,
-            casts=1,
+            casts=0,
             looks=0,
             look_at=now + timedelta(seconds=self._config.upkeep.schedule_deadline),
             **values,

@@ -167,7 +167,7 @@ class Listener:
         if not _waits(row) or len(told.tried) < row.attempt or row.told_by == host:
             return STALE
         row.attempt = len(told.tried)
-        row.host = host
+        row.host, row.casts = host, row.casts or 1
         row.vm_state, row.task_state, row.fault = Vm.BUILDING.value, Task.SPAWNING.value, None
         row.look_at, row.looks = self._later(), 0
         row.updated_at = datetime.now(UTC)
@@ -245,6 +245,7 @@ class Listener:
     def _wait_for_another(self, row: ServerRow, told: Told, host: str) -> Effect:
         now = datetime.now(UTC)
         row.told_by, row.told_at = host, told.updated_at
+        row.casts = row.casts or 1
         row.vm_state, row.task_state, row.host = Vm.BUILDING.value, Task.SCHEDULING.value, None
         row.look_at, row.looks = now + timedelta(seconds=self._settings.schedule_deadline), 0
         row.updated_at = now

@@ -15,7 +15,9 @@ from sqlalchemy.orm import undefer
 
 from sev_agent.api.casts import Casts, NoScheduler
 from sev_agent.api.database import Database, DatabaseUnavailable
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.metrics import ApiMetrics
+from sev_agent.api.queue_progress import QueueProgress
 from sev_agent.api.state import Condition, Task, Vm, of_host
 from sev_agent.api.tables import AddressPoolRow, ServerRow
 from sev_agent.api.told import SILENT, Listener, Told
@@ -51,6 +53,7 @@ class Upkeep:
         casts: Casts,
         listener: Listener,
         withdrawals: Withdrawals,
+        handovers: Handovers,
         metrics: ApiMetrics,
         broker_is_up: Callable[[], bool],
     ) -> None:
@@ -58,8 +61,12 @@ class Upkeep:
         self._casts = casts
         self._listener = listener
         self._withdrawals = withdrawals
+        self._handovers = handovers
         self._metrics = metrics
         self._settings = config.upkeep
+        self._progress = QueueProgress(
+            database, believed=config.upkeep.interval, margin=config.upkeep.schedule_deadline
+        )
         self._retention = timedelta(seconds=config.api.deleted_retention)
         self._broker_is_up = broker_is_up
 
@@ -69,6 +76,7 @@ class Upkeep:
             raise_if_cancelled()
             try:
                 await uninterrupted(self._withdrawals.settle())
+                await uninterrupted(self._handovers.settle())
                 await uninterrupted(self._purge())
                 if self._broker_is_up():
                     while await self._look():
@@ -137,9 +145,11 @@ class Upkeep:
 
     async def _schedule_again(self, row: ServerRow) -> str:
         use = await self._casts.schedulers_take()
-        if use.waiting:
+        if use.waiting and not await self._progress.has_passed(row.updated_at):
             # Its request may be among them: nothing is lost, the schedulers are away or busy.
             return "waiting"
+        if not row.casts:
+            return await self._not_handed_over(row)
         if row.casts >= self._settings.schedule_attempts:
             message = (
                 f"no scheduler said anything of it, though it was handed to them {row.casts} times"
@@ -150,6 +160,7 @@ class Upkeep:
 
         def again(held: ServerRow) -> None:
             held.casts += 1
+            held.updated_at = datetime.now(UTC)
             held.looks, held.look_at = 0, later
 
         try:
@@ -158,6 +169,25 @@ class Upkeep:
             log.warning("upkeep.no_scheduler", instance_uuid=row.id, error=str(error))
         # Counted afterwards: what the broker never took was no attempt, and one that is made twice does no harm.
         return await self._change(row, again, "scheduled_again")
+
+    async def _not_handed_over(self, row: ServerRow) -> str:
+        """Who made it is dead: had it answered, then that it failed; or it left whoever asked without any answer.
+
+        To hand it over now could make a second one beside that of the next try. If it was handed over after all, and
+        its request is in the hands of a slow scheduler, it is built when that one says so.
+        """
+        if row.looks < _PATIENCE:
+            return "waiting"
+        message = (
+            "the API process that took the request ended before it had handed it to the schedulers"
+            " (delete this server, and create another one)"
+        )
+
+        def end(held: ServerRow) -> None:
+            if not held.casts:
+                self._listener.fail(held, message, code=SILENT)
+
+        return await self._change(row, end, "failed")
 
     async def _ask_host(self, row: ServerRow, host: str) -> str:
         try:
