@@ -183,7 +183,11 @@ class Listener:
 
     def _not_scheduled(self, row: ServerRow, told: Told) -> Effect:
         if row.deleted_at is not None:
-            return STALE
+            if row.host is not None or row.task_state != Task.DELETING:
+                return STALE
+            # It was given up while its request waited, and now it is sure that it is nowhere.
+            row.task_state = None
+            return APPLIED
         if row.task_state == Task.DELETING:
             if row.terminate_host is None:
                 self.forget(row)

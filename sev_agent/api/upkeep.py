@@ -137,8 +137,11 @@ class Upkeep:
         if row.host is not None:
             return await self._ask_host(row, row.host)
         if row.task_state == Task.DELETING:
-            # No scheduler and no host has spoken of it since: it is nowhere. If one does later, it is deleted there.
-            return await self._change(row, self._listener.forget, "forgotten")
+            # No scheduler and no host has spoken of it since: it is nowhere. If one does later, it is deleted there;
+            # while its request may wait for a scheduler, nobody else gets its addresses.
+            use = await self._casts.schedulers_take()
+            forget = self._listener.forget_unconfirmed if use.waiting else self._listener.forget
+            return await self._change(row, forget, "forgotten")
         if row.vm_state == Vm.BUILDING:
             return await self._schedule_again(row)
         return "nothing"

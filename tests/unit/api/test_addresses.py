@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from sev_agent.api.tables import ServerRow
-from sev_agent.api.told import Listener, Outcome, Told
+from sev_agent.api.told import Fault, Listener, Outcome, Told
 from sev_agent.api.upkeep import Upkeep
 from sev_agent.config import AddressPool, DatabaseSection, NetworksSection, UpkeepSection
 from sev_agent.errors import Unavailable
@@ -172,6 +172,24 @@ async def test_what_a_guest_may_still_use(api: InProcessApi, upkeep: Upkeep, *, 
         (row,) = await session.scalars(select(ServerRow).where(ServerRow.deleted_at.is_not(None)))
         word = Told(instance_uuid=row.id, host="c-1", state="deleted", updated_at=datetime.now(UTC))
         assert Listener(UpkeepSection()).by_host(row, "delete", word).outcome is Outcome.APPLIED
+    assert (await create(api, asked))[0] == 202
+
+
+async def test_what_a_waiting_request_may_still_use(api: InProcessApi, upkeep: Upkeep) -> None:
+    """While the schedulers have the request of a deleted server, its address is its own; until they say: no host."""
+    await make_flavor(api)
+    asked = {"uuid": POOLED, "fixed_ip": "192.0.2.10"}
+    _, made = await create(api, asked)
+    assert (await api.ask("DELETE", f"/servers/{made['server']['id']}"))[0] == 204
+    api.sent.waiting = 1
+    assert await upkeep._see_after(made["server"]["id"]) == "forgotten"
+    assert (await api.ask("GET", f"/servers/{made['server']['id']}"))[0] == 404
+    assert "already in use" in message(*await create(api, asked))
+    async with api.withdrawals._database.writing() as session:
+        (row,) = await session.scalars(select(ServerRow).where(ServerRow.deleted_at.is_not(None)))
+        word = Told(instance_uuid=row.id, fault=Fault(code="scheduler.no_valid_host"))
+        assert Listener(UpkeepSection()).by_scheduler(row, "error", word).outcome is Outcome.APPLIED
+        assert Listener(UpkeepSection()).by_scheduler(row, "error", word).outcome is Outcome.STALE
     assert (await create(api, asked))[0] == 202
 
 
