@@ -4,6 +4,7 @@ Those on no way are compared with their hosts' word, too, seldom: a notification
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _AT_ONCE = 10
 _BATCH = 100
+_LAST_SECONDS = 3.0
 _PATIENCE = ASK_AT_ONCE
 """Looks after which a host that knows nothing of a request is believed: it may still wait in the host's queue."""
 _NOT_FOUND = "instance.not_found"
@@ -71,19 +73,27 @@ class Upkeep:
         self._broker_is_up = broker_is_up
 
     async def run(self) -> None:
-        """Look, and look again, until cancelled."""
-        while True:
-            raise_if_cancelled()
-            try:
-                await uninterrupted(self._withdrawals.settle())
-                await uninterrupted(self._handovers.settle())
-                await uninterrupted(self._purge())
-                if self._broker_is_up():
-                    while await self._look():
-                        pass
-            except DatabaseUnavailable as error:
-                log.warning("upkeep.postponed", error=str(error))
-            await asyncio.sleep(self._settings.interval * random.uniform(0.8, 1.2))
+        """Look, and look again, until cancelled; then write down what this process alone knows of creations."""
+        try:
+            while True:
+                raise_if_cancelled()
+                try:
+                    await uninterrupted(self._settle())
+                    await uninterrupted(self._purge())
+                    if self._broker_is_up():
+                        while await self._look():
+                            pass
+                except DatabaseUnavailable as error:
+                    log.warning("upkeep.postponed", error=str(error))
+                await asyncio.sleep(self._settings.interval * random.uniform(0.8, 1.2))
+        finally:
+            with contextlib.suppress(DatabaseUnavailable, TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self._settle()
+
+    async def _settle(self) -> None:
+        await self._withdrawals.settle()
+        await self._handovers.settle()
 
     async def _look(self) -> bool:
         """Claim what is due, and see after it; whether there may be more."""

@@ -1,5 +1,6 @@
 """Servers that nobody says anything of: whether they were handed to the schedulers, and whether that was lost."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +74,23 @@ async def test_a_handover_that_is_written_down_meanwhile(api: InProcessApi, upke
     await api.handovers.settle()
     await upkeep._not_handed_over(before)
     assert (await row(api, made)).vm_state == "building"
+
+
+async def test_the_last_before_a_stop(api: InProcessApi, upkeep: Upkeep) -> None:
+    """A process that stops writes it down."""
+    looked = asyncio.Event()
+
+    def is_up() -> bool:
+        looked.set()
+        return False
+
+    upkeep._broker_is_up = is_up
+    running = asyncio.create_task(upkeep.run())
+    await looked.wait()
+    made = await create(api)
+    running.cancel()
+    await asyncio.wait({running})
+    assert (await row(api, made)).casts == 1
 
 
 async def test_a_creation_is_one_transaction(api: InProcessApi, upkeep: Upkeep) -> None:
