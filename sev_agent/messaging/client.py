@@ -17,7 +17,8 @@ from sev_agent import schema
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
-from sev_agent.messaging.envelope import Failure, MalformedMessage, Reply, ReplyAddress, Request, RequestContext
+from sev_agent.messaging.envelope import Failure, Reply, ReplyAddress, Request, RequestContext
+from sev_agent.messaging.wire_json import MalformedMessage
 from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)

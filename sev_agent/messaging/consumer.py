@@ -11,8 +11,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging import envelope
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Link, broker_errors
-from sev_agent.messaging.envelope import MalformedMessage, Notification
+from sev_agent.messaging.envelope import Notification
 from sev_agent.messaging.topology import QueueSpec
+from sev_agent.messaging.wire_json import MalformedMessage
 from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)

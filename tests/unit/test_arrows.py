@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "sev_agent"
 BELOW: dict[str, set[str]] = {
     # What everything may lean on.
     "errors": set(),
+    "foreign_json": set(),
     "uninterrupted": set(),
     "service": set(),
     "crash_points": set(),
@@ -24,7 +25,7 @@ BELOW: dict[str, set[str]] = {
     "log": {"config"},
     # The adapters: each knows one thing outside, and none of the others.
     "hypervisor": {"config", "domain", "errors", "sev"},
-    "messaging": {"crash_points", "durable", "errors", "schema", "uninterrupted"},
+    "messaging": {"crash_points", "durable", "errors", "foreign_json", "schema", "uninterrupted"},
     "openstack": {"config", "errors", "uninterrupted"},
     "observe": {"config", "errors", "uninterrupted"},
 }

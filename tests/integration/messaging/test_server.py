@@ -13,9 +13,10 @@ from sev_agent.errors import Conflict, SevAgentError
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, Delivery
 from sev_agent.messaging.client import RemoteError, RpcClient
-from sev_agent.messaging.envelope import Arguments, ReplyAddress, Request, RequestContext
+from sev_agent.messaging.envelope import ReplyAddress, Request, RequestContext
 from sev_agent.messaging.server import Method, Outcome, RpcServer
 from sev_agent.messaging.topology import QueueSpec
+from sev_agent.messaging.wire_json import Arguments
 from tests.integration.messaging.conftest import MAX_BYTES, Connect, Run
 from tests.proxy import Proxy
 

@@ -28,6 +28,7 @@ from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Inventory, Placement
 from sev_agent.scheduler.aliveness import Aliveness
 from sev_agent.scheduler.claims import Claims
+from sev_agent.scheduler.explanation import Stage
 from sev_agent.scheduler.fleet import Fleet
 from sev_agent.scheduler.host_names import HostNames
 from sev_agent.scheduler.metrics import SchedulerMetrics
@@ -46,6 +47,8 @@ PATIENCE = 60.0
 
 OVERHEAD = 128
 MAX_BYTES = 1024 * 1024
+
+SAID = {"code": "hypervisor.no_slot", "message": "every slot is taken"}
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +129,11 @@ class FakeHost:
         """The next build that it is told of."""
         async with asyncio.timeout(PATIENCE):
             return await self.builds.get()
+
+
+def said(*hosts: FakeHost) -> list[dict[str, str]]:
+    """What each of ``hosts`` said of a build that failed there."""
+    return [{"host": host.name, **SAID} for host in hosts]
 
 
 async def told(total: int, *hosts: FakeHost) -> list[int]:
@@ -305,3 +313,8 @@ async def slots_used(placement: Placement, host: FakeHost) -> int:
 
 def fields(notification: Notification) -> dict[str, Any]:
     return dict(notification.payload)
+
+
+def counted(*hosts: int) -> dict[str, int]:
+    """The counts of each stage; the last one given is that of all that follow."""
+    return {stage.value: hosts[min(n, len(hosts) - 1)] for n, stage in enumerate(Stage)}

@@ -30,6 +30,7 @@ from sev_agent.messaging.spool import Spool
 from sev_agent.observe.metrics import Metrics
 from sev_agent.sev.generation import Generation
 from sev_agent.uninterrupted import in_thread
+from tests.journal import opened
 
 PATIENCE = 60.0
 """Seconds for what takes milliseconds on an idle machine."""
@@ -243,8 +244,7 @@ class Host:
 
 def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int = 10, stop_timeout: float = 5) -> Host:
     """The daemon's part, as it starts over what is in ``directory``."""
-    store = RecordStore(directory)
-    store.open()
+    store = opened(directory)
     builder, power, ear, marks, metrics = ScriptedBuilder(store), ScriptedPower(), Ear(), Marks(), Metrics()
     schedulers = Schedulers()
     rescheduling = Rescheduling(cast("RpcClient", schedulers), "node1")

@@ -17,6 +17,7 @@ from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import NotificationsSection
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Letter, Spool
+from tests.journal import opened
 from tests.requests import record
 from tests.unit.compute.listener import Listener
 
@@ -27,8 +28,7 @@ class Life:
     def __init__(self, directory: Path, *, max_count: int = 10_000) -> None:
         self.listener = Listener()
         self.dropped: list[Letter] = []
-        self.store = RecordStore(directory / "instances")
-        self.store.open()
+        self.store = opened(directory / "instances")
         self.outbox = Outbox(
             cast("Notifier", self.listener),
             Spool(directory / "notifications"),

@@ -15,7 +15,7 @@ from sev_agent.compute.image_download import ImageNoHash
 from sev_agent.compute.image_inspection import ImageBackingFile, ImageFormatMismatch
 from sev_agent.compute.instances import InstanceExists
 from sev_agent.compute.record import Fault, State
-from sev_agent.compute.record_store import JournalFailed, RecordStore
+from sev_agent.compute.record_store import JournalFailed
 from sev_agent.domain.firmware import NoFirmware
 from sev_agent.errors import Conflict, InvalidRequest
 from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, NoMemory, NoSlot, StartFailed
@@ -24,6 +24,7 @@ from sev_agent.openstack.glance import ImageNotFound
 from sev_agent.openstack.placement import Full
 from sev_agent.schema import Attempt, Scheduling
 from sev_agent.sev.policy import PolicyInvalid
+from tests.journal import opened
 from tests.requests import instance, record
 from tests.unit.compute.scripted_host import Host, start
 
@@ -181,8 +182,7 @@ async def test_undoing_is_refused(host: Host) -> None:
 
 async def test_restart(tmp_path: Path) -> None:
     """A daemon that died while it undid a failed build passes it on after its start, whole."""
-    before = RecordStore(tmp_path / "instances")
-    before.open()
+    before = opened(tmp_path / "instances")
     failing = record(State.FAILING, fault=Fault.of(NO_SLOT, "start"), scheduling=Scheduling(forced_host="node1"))
     before.save(failing)
     host = start(tmp_path / "instances")
