@@ -282,11 +282,15 @@ def parse(model: type[M], arguments: Any) -> M:
             for fault in error.errors(include_url=False)
         ]
         first, fault = faults[0]
-        texts = "; ".join(f"{path}: {fault['msg']}" for path, fault in faults[1:8])
+        texts = "; ".join(f"{path}: {_words(fault)}" for path, fault in faults[1:8])
         more = f"; also {texts}" if texts else ""
         raise InvalidRequest(
-            f"{fault['msg']}{more}", field=first or "arguments", remedy=_remedy(fault["type"], model, first)
+            f"{_words(fault)}{more}", field=first or "arguments", remedy=_remedy(fault["type"], model, first)
         ) from None
+
+
+def _words(fault: Any) -> str:
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _remedy(kind: str, model: type[BaseModel], path: str) -> str:

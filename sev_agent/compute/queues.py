@@ -6,8 +6,9 @@ from typing import Any, Final
 from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.config import MessagingSection
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method, Outcome
 from sev_agent.messaging.broker import Broker
-from sev_agent.messaging.server import Method, Outcome, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics

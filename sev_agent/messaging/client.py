@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic import JsonValue
 
 from sev_agent import schema
+from sev_agent.backoff import Backoff
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
@@ -73,17 +73,16 @@ class RpcClient:
 
     async def run(self) -> None:
         """Keep a reply queue on every link until cancelled."""
-        delay = _RETRY_FIRST
+        backoff = Backoff(_RETRY_FIRST, _RETRY_MAX)
         while True:
             raise_if_cancelled()
             link = await self._broker.link()
             try:
                 await self._receive(link)
-                delay = _RETRY_FIRST
+                backoff.reset()
             except BrokerUnavailable as error:
                 log.warning("rpc.replies.failed", error=str(error))
-                await asyncio.sleep(random.uniform(delay / 2, delay))
-                delay = min(delay * 2, _RETRY_MAX)
+                await backoff.pause()
 
     async def call(
         self,

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable
 
 import structlog
 from aio_pika.abc import AbstractIncomingMessage
 
+from sev_agent.backoff import Backoff
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging import envelope
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Link, broker_errors
@@ -41,17 +41,16 @@ class NotificationConsumer:
 
     async def run(self) -> None:
         """Consume on every link until cancelled."""
-        delay = _RETRY_FIRST
+        backoff = Backoff(_RETRY_FIRST, _RETRY_MAX)
         while True:
             raise_if_cancelled()
             link = await self._broker.link()
             try:
                 if await self._consume(link):
-                    delay = _RETRY_FIRST
+                    backoff.reset()
             except SevAgentError as error:
                 log.warning("notifications.consume.failed", queue=self._queue.name, error=str(error))
-            await asyncio.sleep(random.uniform(delay / 2, delay))
-            delay = min(delay * 2, _RETRY_MAX)
+            await backoff.pause()
 
     async def _consume(self, link: Link) -> bool:
         """Until the channel is gone, or a notification must wait; whether any was dealt with."""

@@ -10,10 +10,11 @@ import structlog
 from sev_agent import __version__
 from sev_agent.config import SchedulerConfig
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Outcome
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Outcome, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints

@@ -11,11 +11,11 @@ from pydantic import JsonValue
 from sev_agent import schema
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import BrokerUnavailable
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Method
 from sev_agent.messaging.wire_json import Arguments
 from sev_agent.openstack.client import global_request_id
 from sev_agent.openstack.exchange import Forbidden

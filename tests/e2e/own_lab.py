@@ -1,6 +1,5 @@
 """A lab that a whole suite shares: brought up without a daemon, looked at from outside, and gone without a trace."""
 
-import asyncio
 import contextlib
 import dataclasses
 import os
@@ -25,6 +24,7 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.ear import MAX_BYTES
 from tests.images import make_qcow2
+from tests.running import running
 
 
 @contextlib.asynccontextmanager
@@ -54,9 +54,7 @@ async def on_its_broker(lab: Lab) -> AsyncIterator[tuple[Broker, RpcClient]]:
     """A connection to the broker of ``lab``, and a client that asks over it."""
     broker = Broker(lab.rabbit_url, connection_name="tests", connect_timeout=10, reconnect_max=1, publish_timeout=10)
     rpc = RpcClient(broker, max_message_bytes=MAX_BYTES)
-    async with contextlib.AsyncExitStack() as closing:
-        for component in (broker, rpc):
-            closing.push_async_callback(_end, asyncio.create_task(component.run(), name=type(component).__name__))
+    async with running(broker, rpc):
         yield broker, rpc
 
 
@@ -91,8 +89,3 @@ async def seen_from_outside(lab: Lab, scratch: Path, *, index: int = 0) -> Async
 def cache() -> Path | None:
     given = os.environ.get("SEV_AGENT_LAB_CACHE")
     return Path(given) if given else None
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})

@@ -18,11 +18,12 @@ from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import ServiceSection
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import Notification, RequestContext
 from sev_agent.messaging.notifications import Notifier, subscribe
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Inventory, Placement
@@ -41,9 +42,7 @@ from tests.integration.conftest import open_placement
 from tests.rabbitmq import RabbitNode
 from tests.releases import release
 from tests.requests import instance
-
-PATIENCE = 60.0
-"""Seconds that anything may take on a machine that is busy with something else."""
+from tests.running import PATIENCE, connected, running
 
 OVERHEAD = 128
 MAX_BYTES = 1024 * 1024
@@ -70,26 +69,6 @@ async def placement(session: aiohttp.ClientSession, schedulers_placement_url: st
             await release(placement, consumer)
     for provider in sorted(providers, key=lambda provider: provider.parent is None):
         await placement.delete_provider(provider.uuid)
-
-
-@contextlib.asynccontextmanager
-async def running(component: Any) -> AsyncIterator[None]:
-    """Run a component's ``run()`` for as long as the context is open."""
-    task = asyncio.create_task(component.run(), name=type(component).__name__)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=15)
-        assert task.done(), f"{task.get_name()} does not stop"
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Broker]:
-    broker = Broker(url, connection_name="tests", connect_timeout=5, reconnect_max=0.5, publish_timeout=5)
-    async with running(broker):
-        await broker.wait_up(20)
-        yield broker
 
 
 @pytest.fixture

@@ -24,11 +24,12 @@ from sev_agent.openstack.placement import Inventory, Placement
 from sev_agent.schema import Instance
 from sev_agent.sev.generation import Generation
 from tests.e2e.waiting import eventually
-from tests.integration.scheduler.conftest import OVERHEAD, PATIENCE, Ear, MakeHost, fields, slots_used, told
+from tests.integration.scheduler.conftest import OVERHEAD, Ear, MakeHost, fields, slots_used, told
 from tests.proxy import Proxy
 from tests.rabbitmq import RabbitNode, free_port
 from tests.releases import release
 from tests.requests import instance
+from tests.running import PATIENCE
 
 MAX_RSS_MB = 70
 _PLACED = 'sev_agent_scheduler_decisions_total{code="",outcome="placed"}'

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -181,6 +182,7 @@ class Schedulers:
         self.asked: list[tuple[str, schema.RescheduleArguments]] = []
         self.sent: list[dict[str, Any]] = []
         self.versions: list[str] = []
+        self.asked_at: list[datetime] = []
         self.faults: list[Exception] = []
 
     async def cast(
@@ -194,6 +196,7 @@ class Schedulers:
         self.versions.append(version)
         known = schema.parse(schema.RescheduleArguments, self.sent[-1])
         self.asked.append((context.request_id, known))
+        self.asked_at.append(datetime.now(UTC))
 
 
 @dataclass

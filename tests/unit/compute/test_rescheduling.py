@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,8 @@ async def test_passed_on(host: Host) -> None:
     )
     assert error.payload["rescheduled"] is True
     assert error.payload["state"] == "rescheduled"
+    # What the next host tells, which may come first, is newer.
+    assert datetime.fromisoformat(str(error.payload["updated_at"])) <= host.schedulers.asked_at[0]
     assert cast("dict[str, Any]", error.payload["fault"])["code"] == "hypervisor.no_slot"
     assert not host.builder.made
     assert host.state(asked.uuid) is State.RESCHEDULED

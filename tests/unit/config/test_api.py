@@ -37,7 +37,7 @@ class TestApi:
     def test_a_network_that_means_nothing(self, path: Path, offered: str) -> None:
         """A network is a UUID and what it stands for on the host."""
         path.write_text(f'[auth]\ntype = "none"\n[networks]\noffered = ["{offered}"]\n')
-        with pytest.raises(ConfigurationError, match=r"\n  networks\.offered\.0: "):
+        with pytest.raises(ConfigurationError, match=r"\n  networks\.offered\.0: must be UUID="):
             load_as(ApiConfig, path, {})
 
     @pytest.mark.parametrize(

@@ -58,11 +58,11 @@ class TestFile:
         text = str(caught.value)
         for fault in (
             "unknown: no such setting",
-            "host.name: ",
+            "host.name: must be 1 to 200 letters",
             "host.colour: no such setting",
             "http.port: ",
             "images.cache_max_gb: ",
-            "auth.auth_url: ",
+            "auth.auth_url: must be an address",
             "nonsense: no such setting",
             "SEV_AGENT_HTTP__PROT: no such setting",
         ):
