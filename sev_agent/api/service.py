@@ -213,19 +213,13 @@ class ApiService:
         return identity, KeystoneAuthenticator(tokens)
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        self._note(Dependency.BROKER, None if is_up else str(self._broker.fault or "connection lost"))
+        self._health.note(Dependency.BROKER, None if is_up else self._broker.fault or "connection lost")
 
     def _on_database(self, reason: str | None) -> None:
-        self._note(Dependency.DATABASE, reason)
+        self._health.note(Dependency.DATABASE, reason)
 
     def _on_keystone(self, reason: str | None) -> None:
-        self._note(Dependency.KEYSTONE, reason)
-
-    def _note(self, dependency: Dependency, reason: str | None) -> None:
-        if reason is None:
-            self._health.up(dependency)
-        else:
-            self._health.down(dependency, reason)
+        self._health.note(Dependency.KEYSTONE, reason)
 
     def _on_health(self) -> None:
         if not self._supervisor.is_stopping:
