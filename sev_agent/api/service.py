@@ -19,6 +19,7 @@ from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.events import Events
 from sev_agent.api.flavor_routes import FlavorRoutes
 from sev_agent.api.flavors import Flavors
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.keypair_routes import KeypairRoutes
 from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.listening_socket import ListeningSocket
@@ -80,12 +81,19 @@ def every_route(
     casts: Casts,
     changes: Listener,
     withdrawals: Withdrawals,
+    handovers: Handovers,
 ) -> Iterable[Route]:
     """Every group of routes; a new group is a line here."""
     zone, most = config.api.availability_zone, config.api.max_limit
     flavors, servers = Flavors(database), Servers(database)
     creation = Creation(
-        database=database, flavors=flavors, images=images, casts=casts, withdrawals=withdrawals, config=config
+        database=database,
+        flavors=flavors,
+        images=images,
+        casts=casts,
+        withdrawals=withdrawals,
+        handovers=handovers,
+        config=config,
     )
     actions = ServerActions(database, casts, changes, config.upkeep)
     return (
@@ -126,6 +134,7 @@ class ApiService:
         self._casts = Casts(self._rpc, call_timeout=config.upkeep.call_timeout)
         self._changes = Listener(config.upkeep)
         withdrawals = Withdrawals(self._database, self._changes)
+        handovers = Handovers(self._database)
         events = Events(self._database, self._casts, self._changes, self._metrics)
         self._ear = NotificationConsumer(
             self._broker,
@@ -139,6 +148,7 @@ class ApiService:
             casts=self._casts,
             listener=self._changes,
             withdrawals=withdrawals,
+            handovers=handovers,
             metrics=self._metrics,
             broker_is_up=lambda: self._broker.is_up,
         )
@@ -151,6 +161,7 @@ class ApiService:
             casts=self._casts,
             changes=self._changes,
             withdrawals=withdrawals,
+            handovers=handovers,
         )
         api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
@@ -213,19 +224,13 @@ class ApiService:
         return identity, KeystoneAuthenticator(tokens)
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        self._note(Dependency.BROKER, None if is_up else str(self._broker.fault or "connection lost"))
+        self._health.note(Dependency.BROKER, None if is_up else self._broker.fault or "connection lost")
 
     def _on_database(self, reason: str | None) -> None:
-        self._note(Dependency.DATABASE, reason)
+        self._health.note(Dependency.DATABASE, reason)
 
     def _on_keystone(self, reason: str | None) -> None:
-        self._note(Dependency.KEYSTONE, reason)
-
-    def _note(self, dependency: Dependency, reason: str | None) -> None:
-        if reason is None:
-            self._health.up(dependency)
-        else:
-            self._health.down(dependency, reason)
+        self._health.note(Dependency.KEYSTONE, reason)
 
     def _on_health(self) -> None:
         if not self._supervisor.is_stopping:

@@ -324,10 +324,7 @@ class _Agent:
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         self._right_to_count.look(is_up=is_up, fault=self._broker.fault)
-        if is_up:
-            self._health.up(Dependency.BROKER)
-        else:
-            self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
+        self._health.note(Dependency.BROKER, None if is_up else self._broker.fault or "connection lost")
 
     def _on_health(self) -> None:
         self._queues.look()

@@ -151,10 +151,7 @@ class _Scheduler:
         yield counted("Claims", self._metrics.claims)
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        if is_up:
-            self._health.up(Dependency.BROKER)
-        else:
-            self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
+        self._health.note(Dependency.BROKER, None if is_up else self._broker.fault or "connection lost")
 
     def _on_health(self) -> None:
         self._gate.look()

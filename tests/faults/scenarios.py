@@ -86,25 +86,15 @@ async def delete(stage: Stage, scratch: Path) -> Told:
 
 
 async def stop(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await stage.power("stop_instance", uuid, "stopped")
-    return Told(uuid, "stop.end")
+    return await _changed(stage, "stop_instance", "stopped", "stop.end")
 
 
 async def start(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await _destroyed(stage, uuid)
-    await stage.power("start_instance", uuid, "active")
-    return Told(uuid, "start.end")
+    return await _changed(stage, "start_instance", "active", "start.end", from_stopped=True)
 
 
 async def reboot(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await stage.power("reboot_instance", uuid, "active", reboot_type="SOFT")
-    return Told(uuid, "reboot.end")
+    return await _changed(stage, "reboot_instance", "active", "reboot.end", reboot_type="SOFT")
 
 
 async def delete_during_build(stage: Stage, scratch: Path) -> Told:
@@ -152,18 +142,11 @@ async def redefine(stage: Stage, scratch: Path) -> Told:
 
 
 async def hard_reboot(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await stage.power("reboot_instance", uuid, "active", reboot_type="HARD")
-    return Told(uuid, "reboot.end")
+    return await _changed(stage, "reboot_instance", "active", "reboot.end", reboot_type="HARD")
 
 
 async def hard_reboot_of_stopped(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await _destroyed(stage, uuid)
-    await stage.power("reboot_instance", uuid, "active", reboot_type="HARD")
-    return Told(uuid, "reboot.end")
+    return await _changed(stage, "reboot_instance", "active", "reboot.end", from_stopped=True, reboot_type="HARD")
 
 
 async def observe(stage: Stage, scratch: Path) -> Told:
@@ -252,6 +235,17 @@ async def _building(stage: Stage, **changes: str) -> Told:
     uuid = await stage.begin(**changes)
     stage.asked[uuid] = {"active"}
     return Told(uuid, "create.end")
+
+
+async def _changed(
+    stage: Stage, method: str, state: str, event: str, *, from_stopped: bool = False, **arguments: str
+) -> Told:
+    await stage.ready_to_die()
+    uuid = await stage.build()
+    if from_stopped:
+        await _destroyed(stage, uuid)
+    await stage.power(method, uuid, state, **arguments)
+    return Told(uuid, event)
 
 
 async def _deleted_during(stage: Stage, method: str, state: str, **arguments: str) -> Told:
