@@ -14,6 +14,7 @@ BELOW: dict[str, set[str]] = {
     "backoff": set(),
     "foreign_json": set(),
     "uninterrupted": set(),
+    "question": set(),
     "service": set(),
     "crash_points": set(),
     "durable": {"crash_points"},

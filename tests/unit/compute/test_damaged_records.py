@@ -24,6 +24,7 @@ def _damage(path: Path, kind: str, whole: bytes) -> None:
         "of another instance": whole.replace(path.parent.name.encode(), str(uuid4()).encode()),
         "too large": whole + b" " * 5_000_000,
         "a list": b"[]",
+        "nested without end": b"[" * 100_000,
     }[kind]
     assert other != whole
     path.write_bytes(other)
@@ -41,6 +42,7 @@ def _damage(path: Path, kind: str, whole: bytes) -> None:
         "of another instance",
         "too large",
         "a list",
+        "nested without end",
     ],
 )
 def test_damaged_record(store: RecordStore, kind: str) -> None:

@@ -1,5 +1,6 @@
 """What a host remembers of instances that are gone, and for how long."""
 
+import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -97,6 +98,28 @@ def test_gone_for_a_while(store: RecordStore) -> None:
     store.save(again)
     assert list(store) == [again]
     assert store.get(saved.uuid) == again
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is folded", "as it is forgotten"])
+def test_sent_again_meanwhile(store: RecordStore, monkeypatch: pytest.MonkeyPatch, *, folded: bool) -> None:
+    """What is sent here again just as it is made small, or forgotten, is an instance of this host, on disk too."""
+    gone = record(State.RESCHEDULED)
+    store.save(gone)
+    if folded:
+        store.forget_gone(older_than=timedelta(days=1), most=1)
+    again = record(State.BUILDING, gone.uuid)
+    lock = RecordStore._lock
+
+    def late(self: RecordStore, uuid: UUID) -> threading.Lock:
+        monkeypatch.undo()
+        store.save(again)
+        return lock(self, uuid)
+
+    monkeypatch.setattr(RecordStore, "_lock", late)
+    store.forget_gone(older_than=timedelta(0), most=0)
+
+    assert list(store) == [again]
+    assert store.get(gone.uuid) == opened(store.directory).get(gone.uuid) == again
 
 
 def test_deleted_for_a_while(store: RecordStore) -> None:

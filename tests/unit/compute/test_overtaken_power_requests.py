@@ -56,6 +56,34 @@ async def test_hard_reboot_at_any_moment_of_a_soft_one(host: Host, turns: int) -
     assert host.power.done[-1] == "restart"
 
 
+async def test_what_comes_of_it_too_late(host: Host) -> None:
+    """The outcome of an operation is neither written over what was accepted meanwhile nor told."""
+    known = has(host, State.ACTIVE)
+    await host.instances.change_power(known.uuid, STOP, "req-2")
+    assert await begun(host) == "stop"
+    stopping = host.store.get(known.uuid)
+    assert stopping is not None
+    host.store.save(stopping.with_(state=HARD))
+
+    host.power.go.set()
+    await host.idle()
+    await host.ear.until(known.uuid, "stop.start")
+
+    assert host.state(known.uuid) is HARD
+    assert host.ear.of(known.uuid) == ["stop.start"]
+
+
+async def test_nothing_is_left_to_do(host: Host) -> None:
+    """Whoever takes up an instance that has come to its end meanwhile does nothing, and tells nothing."""
+    known = has(host, State.ACTIVE)
+    host.power.go.set()
+
+    await host.instances._operations.carry_out(known.uuid, resumed=True)
+    await host.idle()
+
+    assert (host.power.done, host.ear.of(known.uuid), host.state(known.uuid)) == ([], [], State.ACTIVE)
+
+
 @pytest.mark.parametrize(("state", "to", "steps", "then", "action"), CHANGES)
 @pytest.mark.parametrize("turns", [0, 1, 3, 6, 10, 15])
 async def test_delete_at_any_moment(

@@ -1,8 +1,9 @@
 """The journal: what was written stands in it, whole."""
 
 import json
+import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +11,10 @@ import pytest
 
 from sev_agent.compute.record import Fault, State
 from sev_agent.compute.record_store import JournalFailed, RecordStore
+from sev_agent.durable import write_durably
 from sev_agent.errors import InvalidRequest
+from sev_agent.messaging.envelope import Priority
+from sev_agent.messaging.spool import Letter
 from sev_agent.sev.generation import Generation
 from tests.journal import NO_SPACE, opened, shelf
 from tests.requests import instance, record
@@ -97,6 +101,25 @@ def _fail(*_: object, **__: object) -> None:
     raise NO_SPACE
 
 
+def test_synced(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new record's directory, and the removal of what a build made, are on the disk before anyone hears of them."""
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    saved = record()
+    directory = store.files(saved.uuid).directory
+    store.save(saved)
+    assert [path for path in synced if path.is_dir()] == [store.directory, directory]
+    synced.clear()
+    store.remove_files(saved.uuid)
+    assert synced == [directory]
+
+
 def test_removed_files(store: RecordStore) -> None:
     """All that a build made goes, half-made things too; the record stays. Twice is once."""
     saved = record()
@@ -122,3 +145,32 @@ def test_saves_at_once(store: RecordStore) -> None:
 
     assert {one.uuid: one for one in opened(store.directory)} == {one.uuid: one for one in store}
     assert {one.state for one in store} == {State.ACTIVE}
+
+
+def test_saved_while_a_letter_is_settled(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is freed of a letter just as it changes is changed in the end, and free of it."""
+    saved = record(State.BUILDING)
+    letter = Letter(sequence=1, message_id="m", event_type="sev.instance.a", priority=Priority.INFO, body="{}")
+    store.save(saved, owing=letter)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path, content: bytes) -> None:
+        monkeypatch.undo()
+        writing.set()
+        assert go_on.wait(60)
+        write_durably(path, content)
+
+    monkeypatch.setattr("sev_agent.compute.record_store.write_durably", slowly)
+    with ThreadPoolExecutor(2) as writers:
+        settling = writers.submit(store.settle, saved.uuid, 1)
+        assert writing.wait(60)
+        saving = writers.submit(store.save, saved.with_(state=State.ACTIVE))
+        wait({saving}, timeout=0.1)  # it has to wait for its turn
+        go_on.set()
+        settling.result(60)
+        saving.result(60)
+
+    for each in (store, opened(store.directory)):
+        found = each.get(saved.uuid)
+        assert found is not None
+        assert (found.state, found.owed) == (State.ACTIVE, ())
