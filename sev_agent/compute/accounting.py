@@ -221,6 +221,8 @@ class Accounting:
             state = (resources, holdings, counted)
             if counted and state == self._verified and not thorough:
                 return Reconciliation(unrepaired={})
+            # Whatever ends this before its writes are done, the next comparison has to look at all of it again.
+            self._verified = None
             established = await self._providers.establish(resources)
             reached(CrashPoint.RECONCILE_AFTER_PROVIDERS)
             self._tree = tree = self._known(established.tree)
@@ -243,7 +245,8 @@ class Accounting:
         self._untold = ()
         outcome = Reconciliation(differences=found, unrepaired=settled.failed, providers=established.differences)
         is_sure = not differences and outcome.is_clean and not written and not self._strangers.any_wait
-        self._verified = state if is_sure else None
+        if is_sure:
+            self._verified = state
         return outcome
 
     def _remember(self, compared: Comparison) -> None:

@@ -62,9 +62,7 @@ async def unheard(stage: Stage, scratch: Path) -> Told:
 async def fail(stage: Stage, scratch: Path) -> Told:
     """A build that gets as far as its start, which a missing bridge prevents."""
     await stage.ready_to_die()
-    uuid = await stage.begin(networks=[{"type": "bridge", "source": "missing"}])
-    stage.asked[uuid] = {"error"}
-    return Told(uuid, "create.error")
+    return await _failing(stage)
 
 
 async def hand_back(stage: Stage, scratch: Path) -> Told:
@@ -86,25 +84,15 @@ async def delete(stage: Stage, scratch: Path) -> Told:
 
 
 async def stop(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await stage.power("stop_instance", uuid, "stopped")
-    return Told(uuid, "stop.end")
+    return await _changed(stage, "stop_instance", "stopped", "stop.end")
 
 
 async def start(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await _destroyed(stage, uuid)
-    await stage.power("start_instance", uuid, "active")
-    return Told(uuid, "start.end")
+    return await _changed(stage, "start_instance", "active", "start.end", from_stopped=True)
 
 
 async def reboot(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await stage.power("reboot_instance", uuid, "active", reboot_type="SOFT")
-    return Told(uuid, "reboot.end")
+    return await _changed(stage, "reboot_instance", "active", "reboot.end", reboot_type="SOFT")
 
 
 async def delete_during_build(stage: Stage, scratch: Path) -> Told:
@@ -152,18 +140,11 @@ async def redefine(stage: Stage, scratch: Path) -> Told:
 
 
 async def hard_reboot(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await stage.power("reboot_instance", uuid, "active", reboot_type="HARD")
-    return Told(uuid, "reboot.end")
+    return await _changed(stage, "reboot_instance", "active", "reboot.end", reboot_type="HARD")
 
 
 async def hard_reboot_of_stopped(stage: Stage, scratch: Path) -> Told:
-    await stage.ready_to_die()
-    uuid = await stage.build()
-    await _destroyed(stage, uuid)
-    await stage.power("reboot_instance", uuid, "active", reboot_type="HARD")
-    return Told(uuid, "reboot.end")
+    return await _changed(stage, "reboot_instance", "active", "reboot.end", from_stopped=True, reboot_type="HARD")
 
 
 async def observe(stage: Stage, scratch: Path) -> Told:
@@ -229,10 +210,14 @@ async def lose_held_slots(stage: Stage, scratch: Path) -> None:
 
 async def beside_nova(stage: Stage, scratch: Path) -> Told:
     """A build that is claimed from Nova's tree: the lab host's own looks the same to the daemon."""
-    await stage.up()
-    stage.settings = {"placement__mode": "beside-nova", "placement__nova_node": stage.cloud.host.name}
-    await stage.ready_to_die()
+    await _ready_to_die_beside_nova(stage)
     return await _building(stage)
+
+
+async def fail_beside_nova(stage: Stage, scratch: Path) -> Told:
+    """As ``fail``, of a build that was claimed from Nova's tree: nobody but us would give that back."""
+    await _ready_to_die_beside_nova(stage)
+    return await _failing(stage)
 
 
 async def host_boot(stage: Stage, scratch: Path) -> Told:
@@ -252,6 +237,29 @@ async def _building(stage: Stage, **changes: str) -> Told:
     uuid = await stage.begin(**changes)
     stage.asked[uuid] = {"active"}
     return Told(uuid, "create.end")
+
+
+async def _failing(stage: Stage) -> Told:
+    uuid = await stage.begin(networks=[{"type": "bridge", "source": "missing"}])
+    stage.asked[uuid] = {"error"}
+    return Told(uuid, "create.error")
+
+
+async def _ready_to_die_beside_nova(stage: Stage) -> None:
+    await stage.up()
+    stage.settings = {"placement__mode": "beside-nova", "placement__nova_node": stage.cloud.host.name}
+    await stage.ready_to_die()
+
+
+async def _changed(
+    stage: Stage, method: str, state: str, event: str, *, from_stopped: bool = False, **arguments: str
+) -> Told:
+    await stage.ready_to_die()
+    uuid = await stage.build()
+    if from_stopped:
+        await _destroyed(stage, uuid)
+    await stage.power(method, uuid, state, **arguments)
+    return Told(uuid, event)
 
 
 async def _deleted_during(stage: Stage, method: str, state: str, **arguments: str) -> Told:

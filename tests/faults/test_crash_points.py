@@ -1,9 +1,7 @@
 """SIGKILL of the daemon at every boundary between two steps: what was accepted ends once, and nothing is left over."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -23,7 +21,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 P = CrashPoint
 
 _KEPT_SECONDS = 30.0
-_LOG_LINES = 80
 
 CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
     scenarios.build: (
@@ -147,6 +144,7 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
     scenarios.lose_slots: (P.PROVIDER_AFTER_DELETE,),
     scenarios.lose_held_slots: (P.PROVIDER_AFTER_RESERVE,),
     scenarios.beside_nova: (P.LEDGER_AFTER_WRITE,),
+    scenarios.fail_beside_nova: (P.LEDGER_BEFORE_RELEASE,),
     scenarios.host_boot: (P.HOST_BOOT_BEFORE_START, P.HOST_BOOT_AFTER_START),
 }
 
@@ -174,12 +172,9 @@ async def stage(cloud: Cloud, proxies: Between, services: Services, tally: Tally
         assert await stage.agent.stop() == 0
     stage.agent.forget_log()
     yield stage
-    said = (await asyncio.to_thread(stage.agent.said)).splitlines()
-    print("\n".join(said[-_LOG_LINES:]))  # noqa: T201 - pytest shows it where a test failed
+    await stage.show_log()
     await stage.heal()
-    listed = [UUID(view["uuid"]) for view in await cloud.ask("list_instances")]
-    await stage.delete(*listed)
-    for uuid in listed:
+    for uuid in await stage.delete_all():
         await cloud.gone(uuid)
     await cloud.dead_letters()
     assert await stage.agent.stop() == 0

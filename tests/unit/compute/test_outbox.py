@@ -1,8 +1,10 @@
 """Notifications leave in order, and none is lost while the broker is away, whatever happens to the daemon."""
 
 import asyncio
+import contextlib
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -236,10 +238,9 @@ async def test_bounded_by_size(tmp_path: Path) -> None:
     assert life.listener.taken.empty()
 
 
-async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk they wait in memory, with a log; they are written down once there is room."""
-    life = Life(tmp_path)
-    life.listener.can_send = False
+@contextlib.contextmanager
+def _full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
+    """A disk that takes nothing; the event is set as soon as that was tried."""
     tried = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -247,10 +248,18 @@ async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         loop.call_soon_threadsafe(tried.set)
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as disk:
+        disk.setattr(Spool, "_append", full)
+        yield tried
+
+
+async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk they wait in memory, with a log; they are written down once there is room."""
+    life = Life(tmp_path)
+    life.listener.can_send = False
     with capture_logs() as logs:
         async with life.listener.hearing(life.outbox):
-            with monkeypatch.context() as disk:
-                disk.setattr(Spool, "_append", full)
+            with _full_disk(monkeypatch) as tried:
                 life.ticks(1, 2)
                 await asyncio.wait_for(tried.wait(), PATIENCE)
             await life.is_safe()
@@ -262,18 +271,10 @@ async def test_full_disk_when_all_has_left(tmp_path: Path, monkeypatch: pytest.M
     """What the broker took while the disk was full is struck off once there is room, and not told again."""
     life = Life(tmp_path)
     life.listener.can_send = False
-    tried = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def full(*_: object, **__: object) -> None:
-        loop.call_soon_threadsafe(tried.set)
-        raise OSError(28, "No space left on device")
-
     async with life.listener.hearing(life.outbox):
         life.ticks(1)
         await life.is_safe()
-        with monkeypatch.context() as disk:
-            disk.setattr(Spool, "_append", full)
+        with _full_disk(monkeypatch) as tried:
             life.listener.can_send = True
             assert await life.heard(1) == [1]
             await asyncio.wait_for(tried.wait(), PATIENCE)
