@@ -1,14 +1,21 @@
 """A guest that Placement has no slot for holds up nothing else, and is counted when one comes free."""
 
 import asyncio
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from sev_agent.compute import postponed as postponed_module
+from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.placement import Allocation, Full
 from tests.integration.compute.conftest import SLOTS, UNMANAGED_SIZE, CountingHost, registered
 from tests.libvirt_host import PATIENCE
+
+
+async def refused(host: CountingHost) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while ("PUT", 409) not in host.requests:  # noqa: ASYNC110 - a refusal rings no bell
+            await asyncio.sleep(0.01)
 
 
 async def test_guest_beyond_the_slots(host: CountingHost) -> None:
@@ -62,10 +69,38 @@ async def test_refused_guest_gets_the_slot_that_a_deletion_gives_back(host: Coun
     first = await host.built()
     await host.built()
     beyond = await host.start_guest(ours=False)
-    async with asyncio.timeout(PATIENCE):
-        while ("PUT", 409) not in host.requests:  # noqa: ASYNC110 - a refusal rings no bell
-            await asyncio.sleep(0.01)
+    await refused(host)
     host.in_flight.add(first)
     await host.accounting.release(first)
+
+    await host.eventually_holds(beyond, UNMANAGED_SIZE)
+
+
+@pytest.mark.parametrize("by_event", [True, False], ids=["by an event", "by an operation"])
+async def test_refused_guest_gets_a_slot_whose_release_was_not_answered(
+    host: CountingHost, monkeypatch: pytest.MonkeyPatch, *, by_event: bool
+) -> None:
+    """Room that Placement has made is found also though its answer, that it has made it, was lost."""
+    await registered(host)
+    leaving = await host.start_guest(ours=False)
+    await host.eventually_holds(leaving, UNMANAGED_SIZE)
+    await host.built()
+    beyond = await host.start_guest(ours=False)
+    await refused(host)
+    put, lost = host.placement.put_allocation, asyncio.Event()
+
+    async def put_and_lose(consumer: UUID, allocation: Allocation) -> None:
+        await put(consumer, allocation)
+        if not lost.is_set():
+            lost.set()
+            raise ServiceUnavailable("did not answer in time", service="placement", url="http://127.0.0.1:1")
+
+    monkeypatch.setattr(host.placement, "put_allocation", put_and_lose)
+    if by_event:
+        await host.libvirt.domains.destroy(leaving)
+    else:
+        host.in_flight.add(leaving)
+        with pytest.raises(ServiceUnavailable):
+            await host.accounting.release(leaving)
 
     await host.eventually_holds(beyond, UNMANAGED_SIZE)

@@ -170,6 +170,24 @@ async def test_novas_consumer_without_novas_mark(hosts: MakeHost, nova: Nova) ->
     assert await nova.everything(node) == before
 
 
+@pytest.mark.parametrize("state", [State.ERROR, State.DELETED])
+async def test_build_that_novas_instance_stood_against(hosts: MakeHost, nova: Nova, state: State) -> None:
+    """A request with the UUID of an instance of Nova's leaves a record here, and Nova's claim to Nova."""
+    host, node = await beside(hosts, nova, with_children=True)
+    before = await nova.everything(node)
+    host.store.save(record(state, node.consumers[0], generation=None, foreign=True))
+
+    await host.start_guest(node.consumers[0], ours=False, metadata=NOVAS)
+    outcome = await host.reconcile(thorough=True)
+    await host.libvirt.domains.destroy(node.consumers[0])
+    stopped = await host.reconcile(thorough=True)
+    await host.accounting.release(node.consumers[0])
+
+    assert outcome.is_clean
+    assert stopped.is_clean
+    assert await nova.everything(node) == before
+
+
 async def test_our_leaks_are_repaired(hosts: MakeHost, nova: Nova) -> None:
     """An allocation of ours for a guest that is gone is released; one of an instance that Nova just claimed stays."""
     host, node = await beside(hosts, nova, with_children=True)

@@ -14,7 +14,7 @@ from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import State
 from sev_agent.config import ReconcilerSection
-from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
+from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable, NoAnswer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.exchange import ServiceUnavailable
@@ -327,6 +327,21 @@ async def test_libvirt_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> No
     await asyncio.sleep(0.1)
 
     assert run.asked.empty()
+
+
+async def test_libvirt_does_not_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A libvirt that is slow over one question keeps its connection, so that no return is told: it is asked again."""
+    monkeypatch.setattr(reconciler_module, "_RETRY_SECONDS", 0.01)
+    run = start(3600)
+    run.fault = NoAnswer("libvirt did not answer within 60 s")
+
+    run.reconciler.soon()
+    await soon(run.asked.get())
+    await soon(run.asked.get())
+    run.fault = None
+    await soon(run.succeeded.get())
+
+    assert run.health.conditions[Dependency.LIBVIRT].up
 
 
 async def test_old_records_are_forgotten(host: CountingHost, start: Start) -> None:
