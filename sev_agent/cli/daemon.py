@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
-from sev_agent.cli.lean import without_rich
+from sev_agent.cli.lean import without_extras
 from sev_agent.config import ConfigurationError, DaemonConfig, load_as
 from sev_agent.errors import HostTaken, SevAgentError
 
@@ -38,7 +38,7 @@ def prepare(model: type[D], config: Path, *, check: bool) -> D:
     if check:
         typer.echo(f"{config} is in order.")
         raise typer.Exit
-    with without_rich():
+    with without_extras():
         from sev_agent import log  # noqa: PLC0415 - it imports structlog
 
     log.configure(settings.log)
