@@ -23,7 +23,9 @@ class SevAgentError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
-        what_next = f" ({self.remedy})" if self.remedy else ""
+        # Behind a list, the remedy would seem to be of its last line alone.
+        apart = "\n" if "\n" in self.message else " "
+        what_next = f"{apart}({self.remedy})" if self.remedy else ""
         return f"{where}{self.message}{what_next}"
 
 

@@ -21,7 +21,6 @@ from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.record import Record, State
-from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.rescheduling import Rescheduling
 from sev_agent.config import AgentConfig, BuildsSection, NotificationsSection, PlacementSection
 from sev_agent.hypervisor.events import LifecycleEvent
@@ -33,6 +32,7 @@ from sev_agent.messaging.spool import Spool
 from sev_agent.observe.metrics import Metrics
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.placement import Placement
+from tests.journal import opened
 from tests.libvirt_host import Host
 
 _PATIENCE = 20.0
@@ -72,8 +72,7 @@ class Daemon:
         on_event: Callable[[LifecycleEvent], None] = lambda _: None,
     ) -> None:
         self._on_event = on_event
-        self.store = RecordStore(directory / "instances")
-        self.store.open()
+        self.store = opened(directory / "instances")
         domains = libvirt.domains
         self.ear = Ear()
         spool = Spool(directory / "notifications")

@@ -7,6 +7,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from sev_agent.api.faults import BadMediaType, BadRequest, TooLarge
+from sev_agent.foreign_json import TooDeep, has_half_pair, texts
 
 MAX_DEPTH = 16
 """Levels of nesting; the deepest body that means anything here has six."""
@@ -39,11 +40,12 @@ def decode(raw: bytes) -> Any:
     """JSON without what no store can keep: no NaN, no lone surrogate, no NUL, no depth over ``MAX_DEPTH``."""
     try:
         value = json.loads(raw, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise _too_deep() from None
+        for text in texts(value, max_depth=MAX_DEPTH):
+            check_text(text, "body")
+    except (RecursionError, TooDeep):
+        raise BadRequest(f"Malformed request body: nested over {MAX_DEPTH} levels", field="body") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise BadRequest(f"Malformed request body: {str(error)[:200]}", field="body") from None
-    _check(value)
     return value
 
 
@@ -60,7 +62,7 @@ def parse(model: type[M], value: Any, where: str) -> M:
 
 def check_text(value: str, field: str) -> None:
     """Raises ``BadRequest`` for text that no database can keep."""
-    if "\0" in value or not _is_encodable(value):
+    if "\0" in value or has_half_pair(value):
         raise BadRequest("has a character that is not allowed", field=field)
 
 
@@ -80,40 +82,9 @@ def _text(fault: Any) -> str:
             return str(fault["msg"])
 
 
-def _check(root: Any) -> None:
-    level = [root]
-    for _ in range(MAX_DEPTH):
-        deeper: list[Any] = []
-        for value in level:
-            match value:
-                case str():
-                    check_text(value, "body")
-                case list():
-                    deeper += value
-                case dict():
-                    deeper += value.keys()
-                    deeper += value.values()
-        if not deeper:
-            return
-        level = deeper
-    raise _too_deep()
-
-
-def _is_encodable(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"Request is too large: over {max_bytes} bytes.", remedy="send less; user data has at most 65535")
-
-
-def _too_deep() -> BadRequest:
-    return BadRequest(f"Malformed request body: nested over {MAX_DEPTH} levels", field="body")

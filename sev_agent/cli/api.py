@@ -8,7 +8,9 @@ import typer
 from sev_agent.cli import daemon
 from sev_agent.config import ApiConfig
 
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", help="The API's TOML file.")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", readable=False, help="The API's TOML file.")
+]
 DEFAULT_CONFIG = Path("/etc/sev-agent/sev-agent-api.toml")
 
 app = typer.Typer(add_completion=False)

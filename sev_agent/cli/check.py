@@ -46,7 +46,9 @@ def check(
     root: Root = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The daemon's TOML file: then Placement and RabbitMQ are asked too."),
+        typer.Option(
+            "--config", "-c", readable=False, help="The daemon's TOML file: then Placement and RabbitMQ are asked too."
+        ),
     ] = None,
     capture_to: Annotated[
         Path | None,
@@ -62,7 +64,8 @@ def check(
     """Say whether this host can run encrypted guests, and name the one layer to mend first.
 
     It changes nothing. Run it as root: some of what it reads is hidden from others. Exit status: 0 only if the host is
-    ready for the generation (without one: for any), 1 if it is not or that is not proven, 2 for wrong usage.
+    ready for the generation (without one: for any), 1 if it is not or that is not proven, 2 for wrong usage, 78 where
+    the configuration cannot be used.
     """
     log.configure(LogSection(level="error"))
     with output.errors():

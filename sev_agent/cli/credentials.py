@@ -16,10 +16,10 @@ from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
 
 ComputeEndpoint = Annotated[
-    str | None, typer.Option("--endpoint", help="The compute API's address. [default: the catalog's]")
+    str | None, typer.Option("--endpoint", help="The compute API's address.", show_default="the catalog's")
 ]
 ImageEndpoint = Annotated[
-    str | None, typer.Option("--image-endpoint", help="Glance's address. [default: the catalog's]")
+    str | None, typer.Option("--image-endpoint", help="Glance's address.", show_default="the catalog's")
 ]
 
 _SETTINGS: Final = {

@@ -45,7 +45,8 @@ class Finding:
 @app.command()
 def firmware(
     generation: Annotated[
-        list[Generation] | None, typer.Option("--generation", help="Only this one; may be given again.")
+        list[Generation] | None,
+        typer.Option("--generation", "-g", help="Only this one; may be given again."),
     ] = None,
     stateless: Annotated[
         bool, typer.Option("--stateless", help="As for an image with hw_firmware_stateless=true.")
@@ -56,7 +57,8 @@ def firmware(
         Path, typer.Option(file_okay=False, exists=True, help="Judge the host whose files are below this directory.")
     ] = _ROOT,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="The daemon's file, for its hypervisor.firmware_dirs.")
+        Path | None,
+        typer.Option("--config", "-c", readable=False, help="The daemon's file, for its hypervisor.firmware_dirs."),
     ] = None,
     as_json: output.Json = False,
 ) -> None:

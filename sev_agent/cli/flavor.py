@@ -25,7 +25,9 @@ def create(
     vcpus: Annotated[int, typer.Option(min=1, help="Virtual processors.")] = 1,
     ram: Annotated[int, typer.Option(min=1, help="RAM, MiB.")] = 1024,
     disk: Annotated[int, typer.Option(min=1, help="Root disk, GiB.")] = 10,
-    generation: Annotated[Generation | None, typer.Option(help="The generation of memory encryption.")] = None,
+    generation: Annotated[
+        Generation | None, typer.Option("--generation", "-g", help="The generation of memory encryption.")
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only for projects that are given access.")] = False,
     endpoint: ComputeEndpoint = None,
     as_json: output.Json = False,

@@ -22,7 +22,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def hosts(
     config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", help="The scheduler's TOML file.")
+        Path,
+        typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", readable=False, help="The scheduler's TOML file."),
     ] = Path("/etc/sev-agent/sev-agent-scheduler.toml"),
     as_json: output.Json = False,
 ) -> None:
@@ -40,7 +41,7 @@ def hosts(
 async def _look(settings: SchedulerConfig) -> list[HostView]:
     async with (
         aiohttp.ClientSession() as session,
-        connected(settings.messaging.url.get_secret_value(), "") as remote,
+        connected(settings.messaging.url.get_secret_value(), "", told_by="messaging.url") as remote,
     ):
         placement = Placement(session, identify(settings.auth, session), settings.placement)
         fleet = Fleet(placement, Aliveness(remote.client), max_candidates=settings.scheduler.max_candidates)

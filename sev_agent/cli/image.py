@@ -23,7 +23,9 @@ ImageName = Annotated[str, typer.Argument(metavar="IMAGE", help="The image's nam
 @app.command()
 def tag(
     image: ImageName,
-    generation: Annotated[Generation | None, typer.Option(help="The generation that its guests need.")] = None,
+    generation: Annotated[
+        Generation | None, typer.Option("--generation", "-g", help="The generation that its guests need.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Change it without asking.")] = False,
     image_endpoint: ImageEndpoint = None,

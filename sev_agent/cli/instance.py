@@ -24,6 +24,17 @@ app = typer.Typer(
 _ROOMY: Final = 110
 _DEFAULT_BROKER: Final = "amqp://guest:guest@127.0.0.1:5672/"
 
+_OPTIONS: Final = {
+    "instance.name": "--name",
+    "instance.image": "--image",
+    "instance.flavor.vcpus": "--vcpus",
+    "instance.flavor.memory_mb": "--memory",
+    "instance.flavor.root_gb": "--disk",
+    "instance.networks": "--network",
+    "instance.user_data": "--user-data",
+}
+"""The options of a build by the beginnings of what they become in its request."""
+
 Wait = Annotated[bool, typer.Option(help="Wait for the end, and show the progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait.")]
 
@@ -39,10 +50,12 @@ def build(
     disk: Annotated[int, typer.Option(help="Root disk, GiB.")] = 1,
     network: Annotated[
         list[str] | None,
-        typer.Option(help="A NIC: none, user, bridge:NAME or network:NAME. May be given several times."),
+        typer.Option(
+            help="A NIC: none, user, bridge:NAME or network:NAME. May be given several times.", show_default="no NIC"
+        ),
     ] = None,
     user_data: Annotated[Path | None, typer.Option(help="A file that the guest reads at its first boot.")] = None,
-    uuid: Annotated[str | None, typer.Option(help="The instance's UUID. [default: a new one]")] = None,
+    uuid: Annotated[str | None, typer.Option(help="The instance's UUID.", show_default="a new one")] = None,
     auto_start: Annotated[bool, typer.Option("--auto-start", help="Start it again after the host restarts.")] = False,
     wait: Wait = True,
     timeout: Timeout = 600,
@@ -67,7 +80,7 @@ def build(
             instance["auto_start"] = True
         if user_data is not None:
             instance["user_data"] = _encoded(user_data)
-        parse(BuildArguments, {"instance": instance})
+        _check(instance)
         view = asyncio.run(_build(broker, host, instance, limit=timeout if wait else None, quiet=as_json))
     _show(view, as_json=as_json)
 
@@ -209,6 +222,16 @@ def _change_power(
     _show(view, as_json=as_json)
 
 
+def _check(instance: dict[str, Any]) -> None:
+    """Raises ``WrongUsage`` that names the option by which a host would refuse ``instance``."""
+    try:
+        parse(BuildArguments, {"instance": instance})
+    except InvalidRequest as error:
+        field = error.field or ""
+        option = next((option for path, option in _OPTIONS.items() if field.startswith(path)), field)
+        raise output.WrongUsage(error.message, field=option, remedy="sev-agent instance build --help") from None
+
+
 async def _build(url: str, host: str, instance: dict[str, Any], *, limit: float | None, quiet: bool) -> dict[str, Any]:
     screen = Console(stderr=True, quiet=quiet)
     async with connected(url, host) as remote:
@@ -267,4 +290,4 @@ def _encoded(path: Path) -> str:
             content = file.read(MAX_USER_DATA + 1)
         return base64.b64encode(content).decode()
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}", field="--user-data") from None
+        raise output.WrongUsage(f"{path} cannot be read: {error.strerror}", field="--user-data") from None

@@ -40,8 +40,8 @@ Cache = Annotated[
     typer.Option(
         "--cache",
         envvar="SEV_AGENT_LAB_CACHE",
-        help="Where downloads and what is made of them is kept; labs may share it. [default: 'cache' in the lab]",
-        show_default=False,
+        help="Where downloads and what is made of them is kept; labs may share it.",
+        show_default="'cache' in the lab",
     ),
 ]
 
@@ -52,9 +52,7 @@ def up(
     cache: Cache = None,
     hosts: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=99, help="Compute hosts. [default: as many as the lab has, at first 1]", show_default=False
-        ),
+        typer.Option(min=0, max=99, help="Compute hosts.", show_default="as many as the lab has, at first 1"),
     ] = None,
     slots: Annotated[
         int, typer.Option(min=1, max=1000, help="Encrypted guests that a new host has room for.")
@@ -63,17 +61,14 @@ def up(
         str | None,
         typer.Option(
             metavar="LIST",
-            help=f"What the hosts simulate, in their order, with commas between: {', '.join(Kind)}. "
-            f"[default: {', '.join(PLATFORMS)}, and again]",
-            show_default=False,
+            help=f"What the hosts simulate, in their order, with commas between: {', '.join(Kind)}.",
+            show_default=f"{', '.join(PLATFORMS)}, and again",
         ),
     ] = None,
     apis: Annotated[
-        int | None, typer.Option(min=0, max=9, help="Processes of the compute API. [default: 1]", show_default=False)
+        int | None, typer.Option(min=0, max=9, help="Processes of the compute API.", show_default="1")
     ] = None,
-    schedulers: Annotated[
-        int | None, typer.Option(min=0, max=9, help="Scheduler processes. [default: 1]", show_default=False)
-    ] = None,
+    schedulers: Annotated[int | None, typer.Option(min=0, max=9, help="Scheduler processes.", show_default="1")] = None,
     agents: Annotated[bool, typer.Option(help="Start the host daemon of every host.")] = True,
     install: Annotated[bool, typer.Option(help="Install what is missing of the system packages.")] = True,
 ) -> None:
@@ -156,8 +151,10 @@ def logs(
 @app.command()
 def fail(
     host: Annotated[str, typer.Argument(help="A host of the lab, such as compute-1.")],
-    name: Annotated[str | None, typer.Argument(help="How launches fail; without it, they succeed again.")] = None,
-    times: Annotated[int | None, typer.Option(min=1, help="How many launches. [default: all]")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help=f"How launches fail: {', '.join(FAILURES)}. Without it, they succeed again.")
+    ] = None,
+    times: Annotated[int | None, typer.Option(min=1, help="How many launches.", show_default="all")] = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Let the simulated platform of a host refuse guests, as a real one would."""

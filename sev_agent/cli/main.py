@@ -28,6 +28,12 @@ _COMMANDS: Final = {
 """A name's module; its ``app`` is the group, or the command where it has only one."""
 
 
+_STATUSES: Final = (
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 4 what is named does not exist, 5 a service cannot be reached,"
+    " 78 the configuration cannot be used."
+)
+
+
 class _LazyGroup(TyperGroup):
     """Imports a command when it is named: the daemon must not carry the lab and its tables in memory."""
 
@@ -48,10 +54,16 @@ class _LazyGroup(TyperGroup):
 
 
 def _reflow(command: Any) -> None:
-    """Let a terminal's width break the help's lines, not the docstring's, at ``command`` and all below it."""
+    """Let a terminal's width break the help's lines, not the docstring's, at ``command`` and all below it.
+
+    What ends a command otherwise than usual is in its own help.
+    """
     if command.help:
         command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
-    for each in getattr(command, "commands", {}).values():
+    below = getattr(command, "commands", {})
+    if not below and "Exit status:" not in (command.help or ""):
+        command.epilog = _STATUSES
+    for each in below.values():
         _reflow(each)
 
 

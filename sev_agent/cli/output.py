@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sev_agent.errors import NotFound, SevAgentError, Unavailable
+from sev_agent.cli.daemon import CONFIG_FAULT
+from sev_agent.config import ConfigurationError
+from sev_agent.errors import InvalidRequest, NotFound, SevAgentError, Unavailable
 
 FAILED: Final = 1
+WRONG_USAGE: Final = 2
 NOT_FOUND: Final = 4
 UNAVAILABLE: Final = 5
 
@@ -36,11 +39,18 @@ _STATES: Final = {
 }
 
 
+class WrongUsage(InvalidRequest):
+    """The command line has a value that cannot be; ``field`` is its option or argument."""
+
+    code = "usage"
+
+
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
     """Print an error for the person who must act, and exit. A file that cannot be used is one, too.
 
-    Exit status: 4 for what does not exist, 5 for a service that cannot be reached, else 1.
+    Exit status: 2 for a value that cannot be, 4 for what does not exist, 5 for a service that cannot be reached, 78 for
+    a configuration that cannot be used, else 1.
     """
     try:
         yield
@@ -51,9 +61,22 @@ def errors() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
     except SevAgentError as error:
         _tell(str(error))
-        missing = isinstance(error, NotFound) or error.code.endswith("not_found")
-        unreachable = isinstance(error, Unavailable)
-        raise typer.Exit(NOT_FOUND if missing else UNAVAILABLE if unreachable else FAILED) from None
+        raise typer.Exit(_status(error)) from None
+
+
+def _status(error: SevAgentError) -> int:
+    match error:
+        case WrongUsage():
+            return WRONG_USAGE
+        case ConfigurationError():
+            return CONFIG_FAULT
+        case Unavailable():
+            return UNAVAILABLE
+        case NotFound():
+            return NOT_FOUND
+        case _:
+            # What a host says of itself: its class is not ours.
+            return NOT_FOUND if error.code.endswith("not_found") else FAILED
 
 
 def _tell(message: str) -> None:

@@ -11,10 +11,10 @@ import typer
 from pydantic import JsonValue, SecretStr, ValidationError
 
 from sev_agent import log
+from sev_agent.cli.output import WrongUsage
 from sev_agent.config import LogSection, MessagingSection
-from sev_agent.errors import InvalidRequest
 from sev_agent.messaging import topology
-from sev_agent.messaging.broker import Broker
+from sev_agent.messaging.broker import Broker, BrokerUnavailable
 from sev_agent.messaging.client import RpcClient
 
 MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
@@ -60,8 +60,13 @@ class Remote:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, host: str) -> AsyncIterator[Remote]:
-    """Raises ``BrokerUnavailable`` when the broker does not answer within ten seconds, ``InvalidRequest``."""
+async def connected(
+    url: str, host: str, *, told_by: str = "--broker, or SEV_AGENT_BROKER_URL"
+) -> AsyncIterator[Remote]:
+    """``told_by`` says where ``url`` can be changed.
+
+    Raises ``BrokerUnavailable`` when the broker does not answer within ten seconds, ``WrongUsage``.
+    """
     log.configure(LogSection(level="error"))
     broker = Broker(
         _checked(url),
@@ -76,7 +81,12 @@ async def connected(url: str, host: str) -> AsyncIterator[Remote]:
         asyncio.create_task(client.run(), name="rpc-replies"),
     ]
     try:
-        await broker.wait_up(_CONNECT_SECONDS)
+        try:
+            await broker.wait_up(_CONNECT_SECONDS)
+        except BrokerUnavailable as error:
+            # The broker's own remedy is for a daemon, which goes on trying.
+            error.remedy = f"check that it runs, and its address, user, password and virtual host in {told_by}"
+            raise
         yield Remote(broker=broker, client=client, host=host)
     finally:
         for task in reversed(tasks):
@@ -88,7 +98,7 @@ def _checked(url: str) -> str:
     try:
         return MessagingSection(url=SecretStr(url)).url.get_secret_value()
     except ValidationError as error:
-        raise InvalidRequest(
+        raise WrongUsage(
             error.errors()[0]["msg"].removeprefix("Value error, "),
             field="--broker",
             remedy="or set SEV_AGENT_BROKER_URL; in a lab, read its openrc",
@@ -96,10 +106,10 @@ def _checked(url: str) -> str:
 
 
 def parse_uuid(text: str) -> str:
-    """The UUID in its usual spelling. Raises ``InvalidRequest``."""
+    """The UUID in its usual spelling. Raises ``WrongUsage``."""
     try:
         return str(UUID(text))
     except ValueError:
-        raise InvalidRequest(
+        raise WrongUsage(
             f"'{text}' is not a UUID", field="UUID", remedy="copy it from 'sev-agent instance list'"
         ) from None

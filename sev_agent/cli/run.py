@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", help="The daemon's TOML file.")
+        Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", readable=False, help="The daemon's TOML file.")
     ] = Path("/etc/sev-agent/sev-agent.toml"),
     check: daemon.Check = False,
 ) -> None:

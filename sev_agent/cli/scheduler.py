@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def scheduler(
     config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", help="The daemon's TOML file.")
+        Path, typer.Option("--config", "-c", envvar="SEV_AGENT_CONFIG", readable=False, help="The daemon's TOML file.")
     ] = Path("/etc/sev-agent/sev-agent-scheduler.toml"),
     check: daemon.Check = False,
 ) -> None:

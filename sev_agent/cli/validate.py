@@ -27,7 +27,11 @@ def validate(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", help="The API's TOML file, whose bounds on policies count. [default: the default bounds]"
+            "--config",
+            "-c",
+            readable=False,
+            help="The API's TOML file, whose bounds on policies count.",
+            show_default="the default bounds",
         ),
     ] = None,
     as_json: output.Json = False,

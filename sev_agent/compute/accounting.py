@@ -19,12 +19,13 @@ from sev_agent.compute.provider_upkeep import Providers
 from sev_agent.compute.record import Record
 from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.compute.strangers import Strangers
+from sev_agent.compute.tree_summary import TreeSummary
 from sev_agent.config import PlacementSection
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.hypervisor.domains import Domains, Guest
 from sev_agent.observe.metrics import Labelled
-from sev_agent.openstack.placement import Placement, ProviderSummary, RequestGroup
+from sev_agent.openstack.placement import Placement
 from sev_agent.sev.generation import RESOURCE_CLASS
 from sev_agent.uninterrupted import raise_if_cancelled
 
@@ -33,8 +34,6 @@ log = structlog.stdlib.get_logger(__name__)
 _PARALLEL_WRITES = 4
 _FEW: Final = 32
 """Guests that are looked at one by one, so that an event costs the same on a full host; more are seen in one look."""
-
-_PROBES: Final = ("DISK_GB", "VCPU", "MEMORY_MB", RESOURCE_CLASS)
 
 
 class NotRegistered(Unavailable):
@@ -82,7 +81,7 @@ class Accounting:
         on_seen: Callable[[UUID, bool], Awaitable[None]],
         may_write: Callable[[], Awaitable[None]],
     ) -> None:
-        self._placement = placement
+        self._summary = TreeSummary(placement)
         self._providers = providers
         self._domains = domains
         self._store = store
@@ -103,7 +102,6 @@ class Accounting:
         # A look at libvirt and the writes that follow from it exclude one another: the older look never wins.
         self._settling = asyncio.Lock()
         self._verified: object = None
-        self._probe = 0
         self._strangers = Strangers(self._ledger, beside_nova=self._terms.beside_nova, grace=settings.claim_grace)
 
     @property
@@ -208,8 +206,10 @@ class Accounting:
             reached(CrashPoint.RECONCILE_BEFORE_LOOK)
             seen = await self._look(tell=True)
             reached(CrashPoint.RECONCILE_AFTER_LOOK)
-            state = (resources, self._wanted_by_all(seen, self._tree), await self._counted())
-            if state[2] and state == self._verified and not thorough:
+            holdings = self._wanted_by_all(seen, self._tree)
+            counted = {} if self._tree is None else await self._summary.of(self._tree.root)
+            state = (resources, holdings, counted)
+            if counted and state == self._verified and not thorough:
                 return Reconciliation(unrepaired={})
             established = await self._providers.establish(resources)
             reached(CrashPoint.RECONCILE_AFTER_PROVIDERS)
@@ -262,20 +262,6 @@ class Accounting:
             for uuid in [record.uuid for record in self._store.here() if record.uuid not in busy] if tell else ():
                 await self._tell(uuid, guests.get(uuid))
         return _Seen(guests, busy)
-
-    async def _counted(self) -> Mapping[UUID, ProviderSummary]:
-        """Capacity, usage and traits of this host's providers, in one read; nothing where that cannot be told.
-
-        Providers' generations would not do: the deletion of an allocation raises none. Placement only tells of a tree
-        that could give something: where all disk is given out, the next look asks for another resource.
-        """
-        if self._tree is None:
-            return {}
-        any_at_all = RequestGroup(resources={_PROBES[self._probe]: 1}, in_tree=self._tree.root)
-        counted = (await self._placement.allocation_candidates({"": any_at_all}, limit=1)).providers
-        if not counted:
-            self._probe = (self._probe + 1) % len(_PROBES)
-        return counted
 
     def _is_ours(self, uuid: UUID, consumer_type: str) -> bool:
         return not self._terms.beside_nova or consumer_type in OURS or self._store.get(uuid) is not None

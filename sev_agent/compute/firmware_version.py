@@ -1,6 +1,5 @@
 """Which version of AMD's interface the firmware of this host's secure processor has."""
 
-import asyncio
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -8,6 +7,7 @@ import structlog
 
 from sev_agent.hypervisor.host_files import HostFiles
 from sev_agent.hypervisor.secure_processor import Command, platform_status
+from sev_agent.question import Question
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -22,23 +22,13 @@ class FirmwareVersion:
 
     def __init__(self, platform_root: Path) -> None:
         self._files = HostFiles(platform_root)
-        self._asked: asyncio.Task[Version] | None = None
+        self._question = Question(self._ask, name="firmware-version", limit=_ANSWER_SECONDS)
         self._silent = ""
 
     async def read(self) -> Version | None:
         """The version now, as firmware can be exchanged while the host runs; ``None`` where it cannot be known."""
-        asked = self._asked
-        if asked is None:
-            asked = self._asked = asyncio.create_task(asyncio.to_thread(self._ask), name="firmware-version")
-        # One question at a time, whoever asks: one that is not answered yet is waited for again the next time.
-        done, _ = await asyncio.wait({asked}, timeout=_ANSWER_SECONDS)
-        if not done:
-            self._say(f"no answer within {_ANSWER_SECONDS:.0f} s")
-            return None
-        if self._asked is asked:
-            self._asked = None
         try:
-            version = asked.result()
+            version = await self._question.answer()
         except OSError as error:
             self._say(str(error))
             return None

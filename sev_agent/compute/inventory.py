@@ -1,19 +1,22 @@
 """What a host has to give to guests, as Placement counts it."""
 
-import asyncio
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from sev_agent.compute.slots import Generations, SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.errors import SevAgentError
 from sev_agent.hypervisor.capabilities import HostCapabilities
 from sev_agent.openstack.placement import Inventory
+from sev_agent.question import Question
 from sev_agent.sev.generation import Generation
 
-_GIB = 1024**3
+_GIB: Final = 1024**3
+_ANSWER_SECONDS: Final = 10.0
 
 
 class DiskUnreadable(SevAgentError):
@@ -37,22 +40,34 @@ class HostResources:
     unusable: Mapping[Generation, str] = field(default_factory=dict)
 
 
-async def host_resources(
-    capabilities: HostCapabilities, found: Generations, state_dir: Path, settings: PlacementSection
+class Disk:
+    """The disk of ``state_dir``, from which guests get theirs; it may be on the network, and hang."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._question = Question(partial(shutil.disk_usage, state_dir), name="disk-size", limit=_ANSWER_SECONDS)
+
+    async def size_gb(self) -> int:
+        """All of it, in GiB. Raises ``DiskUnreadable``."""
+        try:
+            usage = await self._question.answer()
+        except OSError as error:
+            raise DiskUnreadable(
+                f"the size of the disk of {self._state_dir} cannot be read: {error.strerror or error}",
+                remedy="see that host.state_dir is there and its disk is mounted",
+            ) from error
+        return usage.total // _GIB
+
+
+def host_resources(
+    capabilities: HostCapabilities, found: Generations, disk_gb: int, settings: PlacementSection
 ) -> HostResources:
-    """What a host with ``capabilities`` offers, its disk being that of ``state_dir``. Raises ``DiskUnreadable``."""
-    try:
-        disk = await asyncio.to_thread(shutil.disk_usage, state_dir)
-    except OSError as error:
-        raise DiskUnreadable(
-            f"the size of the disk of {state_dir} cannot be read: {error.strerror}",
-            remedy="see that host.state_dir is there and its disk is mounted",
-        ) from error
+    """What a host with ``capabilities`` and a disk of ``disk_gb`` offers."""
     root = {
         "VCPU": _whole(capabilities.cpus, settings.reserved_host_cpus, settings.cpu_allocation_ratio),
         # Encrypted guests are pinned: memory cannot be promised twice.
         "MEMORY_MB": _whole(capabilities.memory_mb, settings.reserved_host_memory_mb, 1.0),
-        "DISK_GB": _whole(disk.total // _GIB, settings.reserved_host_disk_gb, 1.0),
+        "DISK_GB": _whole(disk_gb, settings.reserved_host_disk_gb, 1.0),
     }
     return HostResources(root=root, slots=found.usable, hostname=capabilities.hostname, unusable=found.unusable)
 

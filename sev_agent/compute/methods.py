@@ -13,8 +13,8 @@ from sev_agent.compute.instances import Instances
 from sev_agent.compute.reconciler import Reconciler
 from sev_agent.compute.record import Record, State
 from sev_agent.compute.record_store import RecordStore
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.envelope import RequestContext
-from sev_agent.messaging.server import Method
 from sev_agent.uninterrupted import uninterrupted
 
 _MAX_CONSOLE_BYTES = 512 * 1024

@@ -6,8 +6,9 @@ from typing import Any, Final
 from sev_agent.compute.refused_requests import RefusedRequests
 from sev_agent.config import MessagingSection
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method, Outcome
 from sev_agent.messaging.broker import Broker
-from sev_agent.messaging.server import Method, Outcome, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
@@ -73,11 +74,8 @@ class Queues:
         )
 
     def _on_work(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        if is_consumed:
-            self._health.up(Dependency.WORK_QUEUE)
-        else:
-            reason = str(self._work.fault or "it is not consumed while this host cannot work")
-            self._health.down(Dependency.WORK_QUEUE, reason)
+        reason = self._work.fault or "it is not consumed while this host cannot work"
+        self._health.note(Dependency.WORK_QUEUE, None if is_consumed else reason)
 
     def _on_outcome(self, method: str, outcome: Outcome) -> None:
         self._metrics.requests.labels(method, outcome.value).inc()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 from uuid import UUID
 
 import structlog
@@ -16,15 +16,13 @@ from pydantic import ValidationError
 
 from sev_agent.compute.instance_files import RECORD_NAME, InstanceFiles
 from sev_agent.compute.record import DISK_REMEDY, Record
+from sev_agent.compute.shelf import MAX_RECORD_BYTES, Shelf
 from sev_agent.compute.shelf import NAME as SHELF
-from sev_agent.compute.shelf import Shelf
 from sev_agent.durable import discard_unfinished, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted
 from sev_agent.messaging.spool import Letter
 
 log = structlog.stdlib.get_logger(__name__)
-
-_MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 
 
 class Superseded(Conflict):
@@ -232,9 +230,9 @@ def _recover(directory: Path) -> Record | None:
 def _read(directory: Path) -> Record:
     path = directory / RECORD_NAME
     with path.open("rb") as file:
-        content = file.read(_MAX_RECORD_BYTES + 1)
-    if len(content) > _MAX_RECORD_BYTES:
-        raise ValueError(f"larger than {_MAX_RECORD_BYTES} bytes")
+        content = file.read(MAX_RECORD_BYTES + 1)
+    if len(content) > MAX_RECORD_BYTES:
+        raise ValueError(f"larger than {MAX_RECORD_BYTES} bytes")
     try:
         record = Record.model_validate_json(content)
     except ValidationError as error:

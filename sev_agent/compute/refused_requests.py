@@ -4,7 +4,8 @@ from typing import Final
 
 from sev_agent.compute.announcements import Announcements
 from sev_agent.errors import SevAgentError
-from sev_agent.messaging.envelope import Arguments, RequestContext
+from sev_agent.messaging.envelope import RequestContext
+from sev_agent.messaging.wire_json import Arguments
 from sev_agent.observe.metrics import Metrics
 
 _ACTIONS: Final = {

@@ -17,6 +17,8 @@ log = structlog.stdlib.get_logger(__name__)
 NAME: Final = ".set-aside"
 """Below the records' own directory: from another file system nothing could be moved here."""
 
+MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
+
 
 class Shelf:
     """What was set aside from the directory ``records``, and what had to stay there because it cannot be moved.
@@ -56,6 +58,12 @@ class Shelf:
             with contextlib.suppress(OSError, BadHeader):
                 if backing := read_header(files.disk).backing_file:
                     found.add(Path(os.fsdecode(backing)))
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                found.add(Path(json.loads(files.record.read_bytes())["base_image"]))
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+                found.add(Path(json.loads(_beginning(files.record))["base_image"]))
         return frozenset(found)
+
+
+def _beginning(path: Path) -> bytes:
+    """As much as a record of ours may have: what stands in its place may have any size."""
+    with path.open("rb") as file:
+        return file.read(MAX_RECORD_BYTES)

@@ -8,7 +8,7 @@ from sev_agent import __version__
 from sev_agent.compute.admission import Admission
 from sev_agent.compute.firmware_version import FirmwareVersion, Version
 from sev_agent.compute.host_watch import ReadinessReport
-from sev_agent.compute.inventory import HostResources, host_resources
+from sev_agent.compute.inventory import Disk, HostResources, host_resources
 from sev_agent.compute.slots import Generations, generations
 from sev_agent.config import AgentConfig
 from sev_agent.errors import SevAgentError
@@ -46,6 +46,7 @@ class HostStatus:
         self._readiness = readiness
         self._firmware = FirmwareVersion(config.encryption.platform_root)
         self._firmware_version: Version | None = None
+        self._disk = Disk(config.host.state_dir)
         self._found = Generations({}, {})
 
     @property
@@ -53,8 +54,18 @@ class HostStatus:
         """What the kernel said to the last comparison that was carried out; ``None`` before the first."""
         return self._acted_on
 
+    @property
+    def found(self) -> Generations:
+        """The generations that the host could run, and could not, when it was last read; neither before that."""
+        return self._found
+
+    @property
+    def capabilities(self) -> HostCapabilities | None:
+        """What libvirt said last; ``None`` before it said anything."""
+        return self._capabilities
+
     async def resources(self) -> HostResources:
-        """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say."""
+        """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say, and ``DiskUnreadable``."""
         config = self._config
         # Every time: libvirt looks at QEMU, the kernel and the processor anew when one of them is another.
         self._capabilities = await capabilities.read(self._hypervisor, config.hypervisor)
@@ -67,7 +78,7 @@ class HostStatus:
             one_socket=self._platform.one_socket,
             firmware=self._firmware_version,
         )
-        return await host_resources(self._capabilities, self._found, config.host.state_dir, config.placement)
+        return host_resources(self._capabilities, self._found, await self._disk.size_gb(), config.placement)
 
     async def report(self) -> dict[str, Any]:
         """All of it, as JSON can carry it; answered also while libvirt is away, from what was read last."""

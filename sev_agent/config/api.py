@@ -1,11 +1,12 @@
 """What the compute API is told."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from sev_agent.config.every_daemon import DaemonConfig, HttpSection, ServiceSection
 from sev_agent.config.policy import PolicySection
@@ -16,7 +17,13 @@ _POINT_TO_POINT = 31
 """The prefix length from which on every address is a host's. Source: RFC 3021."""
 
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_OFFERED_NETWORK = rf"^{_UUID}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}$"
+_OFFERED_NETWORK = rf"{_UUID}=(bridge|network):[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"
+
+
+def _is_offered(text: str) -> str:
+    if not re.fullmatch(_OFFERED_NETWORK, text):
+        raise ValueError("must be UUID=bridge:NAME or UUID=network:NAME, the UUID in lower case")
+    return text
 
 
 class ApiSection(Section):
@@ -105,7 +112,7 @@ class NetworksSection(Section):
     """
 
     auto: Literal["user", "none"] = "none"
-    offered: tuple[Annotated[str, Field(pattern=_OFFERED_NETWORK)], ...] = ()
+    offered: tuple[Annotated[str, AfterValidator(_is_offered)], ...] = ()
     pools: tuple[AddressPool, ...] = ()
 
     @model_validator(mode="after")

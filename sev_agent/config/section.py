@@ -1,5 +1,6 @@
 """What configurations are made of: sections of settings, and the kinds of value that many of them have."""
 
+import re
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +15,22 @@ def _is_absolute(path: Path) -> Path:
     return path
 
 
+def _is_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+        raise ValueError("must be an address: http://HOST:PORT/PATH or https://HOST:PORT/PATH")
+    return text
+
+
+def _is_machine_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name):
+        raise ValueError("must be 1 to 200 letters, digits, '.', '_' and '-'")
+    return name
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_is_absolute)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
-MachineName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")]
+Url = Annotated[str, AfterValidator(_is_url)]
+MachineName = Annotated[str, AfterValidator(_is_machine_name)]
 
 
 def machine_name() -> str:

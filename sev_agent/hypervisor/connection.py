@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TypeVar
 import libvirt  # noqa: TID251 - this package is the one that may
 import structlog
 
+from sev_agent.backoff import Backoff
 from sev_agent.config import HypervisorSection
 from sev_agent.hypervisor.errors import HypervisorUnavailable, text_of
 from sev_agent.hypervisor.event_loop import EventLoop
@@ -112,7 +112,7 @@ class Hypervisor:
                 log.error("hypervisor.events.stuck")
 
     async def _keep_connected(self) -> None:
-        delay = _FIRST_DELAY
+        backoff = Backoff(_FIRST_DELAY, self._settings.reconnect_max)
         while True:
             try:
                 link = await self._open()
@@ -125,9 +125,8 @@ class Hypervisor:
                 opened = time.monotonic()
                 await self._stay(link)
                 if time.monotonic() - opened > self._settings.reconnect_max:
-                    delay = _FIRST_DELAY
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 2, self._settings.reconnect_max)
+                    backoff.reset()
+            await backoff.pause()
 
     async def _stay(self, link: Link) -> None:
         """Serve one connection until it is lost."""

@@ -197,6 +197,8 @@ class Lab:
 
         ``purge`` removes the lab's files too, but for the cache, if nothing of the lab is left that could use them.
         """
+        if not await asyncio.to_thread(self.directory.exists) and not await self._supervisor.marked():
+            return Ended(processes=(), left=(), mounts=())
         # The directory may have been removed from below its processes; it is also where the lock is.
         await asyncio.to_thread(self.directory.mkdir, parents=True, exist_ok=True)
         with alone(self.directory):

@@ -82,7 +82,7 @@ class ShellFiles:
 
     def write(self) -> None:
         """Blocks on the disk."""
-        own = {"SEV_AGENT_BROKER_URL": self.rabbit_url}
+        own = {"SEV_AGENT_LAB_DIR": str(self.directory), "SEV_AGENT_BROKER_URL": self.rabbit_url}
         for first in self.hosts[:1]:
             # The host that commands ask which name none.
             own |= {"SEV_AGENT_HOST": first.name, "LIBVIRT_DEFAULT_URI": first.uri}

@@ -59,7 +59,8 @@ class OnConsole:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     @contextmanager
     def step(self, name: str) -> Iterator[Say]:

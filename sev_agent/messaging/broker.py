@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,6 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ProbableAuthenticationError, PublishError
 from yarl import URL
 
+from sev_agent.backoff import Backoff
 from sev_agent.errors import HostTaken, NotFound, SevAgentError, Unavailable
 from sev_agent.messaging import topology
 from sev_agent.uninterrupted import raise_if_cancelled
@@ -156,7 +156,7 @@ class Broker:
         Raises ``HostTaken`` where the claim says that it has become hopeless.
         """
         loop = asyncio.get_running_loop()
-        delay = _FIRST_DELAY
+        backoff = Backoff(_FIRST_DELAY, self._reconnect_max)
         while True:
             raise_if_cancelled()
             try:
@@ -173,9 +173,8 @@ class Broker:
                 since = loop.time()
                 await self._use(link)
                 if loop.time() - since > self._reconnect_max:
-                    delay = _FIRST_DELAY
-            await asyncio.sleep(random.uniform(delay / 2, delay))
-            delay = min(delay * 2, self._reconnect_max)
+                    backoff.reset()
+            await backoff.pause()
 
     async def wait_up(self, timeout: float) -> Link:
         """The living connection, waiting up to ``timeout`` for it. Raises ``BrokerUnavailable``."""

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +13,12 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic import JsonValue
 
 from sev_agent import schema
+from sev_agent.backoff import Backoff
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, Link, Unroutable, broker_errors
-from sev_agent.messaging.envelope import Failure, MalformedMessage, Reply, ReplyAddress, Request, RequestContext
+from sev_agent.messaging.envelope import Failure, Reply, ReplyAddress, Request, RequestContext
+from sev_agent.messaging.wire_json import MalformedMessage
 from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
@@ -72,17 +73,16 @@ class RpcClient:
 
     async def run(self) -> None:
         """Keep a reply queue on every link until cancelled."""
-        delay = _RETRY_FIRST
+        backoff = Backoff(_RETRY_FIRST, _RETRY_MAX)
         while True:
             raise_if_cancelled()
             link = await self._broker.link()
             try:
                 await self._receive(link)
-                delay = _RETRY_FIRST
+                backoff.reset()
             except BrokerUnavailable as error:
                 log.warning("rpc.replies.failed", error=str(error))
-                await asyncio.sleep(random.uniform(delay / 2, delay))
-                delay = min(delay * 2, _RETRY_MAX)
+                await backoff.pause()
 
     async def call(
         self,
@@ -120,10 +120,20 @@ class RpcClient:
         return answer.result
 
     async def cast(
-        self, method: str, arguments: Mapping[str, Any], *, queue: str, context: RequestContext | None = None
+        self,
+        method: str,
+        arguments: Mapping[str, Any],
+        *,
+        queue: str,
+        context: RequestContext | None = None,
+        version: str | None = None,
     ) -> None:
-        """Hand the request to the broker; return once it keeps it. Raises ``Unroutable``, ``BrokerUnavailable``."""
-        await self._send(self._request(method, arguments, context, None), queue, expiration=None)
+        """Hand the request to the broker; return once it keeps it. Raises ``Unroutable``, ``BrokerUnavailable``.
+
+        ``version`` is an older one than this client's, where ``arguments`` need no newer one.
+        """
+        request = self._request(method, arguments, context, None)
+        await self._send(replace(request, version=version or self._version), queue, expiration=None)
 
     async def consumer_count(self, queue: str) -> int | None:
         """How many consume ``queue`` now; ``None`` where there is no such queue.

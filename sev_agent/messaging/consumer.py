@@ -2,17 +2,18 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable
 
 import structlog
 from aio_pika.abc import AbstractIncomingMessage
 
+from sev_agent.backoff import Backoff
 from sev_agent.errors import SevAgentError
 from sev_agent.messaging import envelope
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Link, broker_errors
-from sev_agent.messaging.envelope import MalformedMessage, Notification
+from sev_agent.messaging.envelope import Notification
 from sev_agent.messaging.topology import QueueSpec
+from sev_agent.messaging.wire_json import MalformedMessage
 from sev_agent.uninterrupted import raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
@@ -40,17 +41,16 @@ class NotificationConsumer:
 
     async def run(self) -> None:
         """Consume on every link until cancelled."""
-        delay = _RETRY_FIRST
+        backoff = Backoff(_RETRY_FIRST, _RETRY_MAX)
         while True:
             raise_if_cancelled()
             link = await self._broker.link()
             try:
                 if await self._consume(link):
-                    delay = _RETRY_FIRST
+                    backoff.reset()
             except SevAgentError as error:
                 log.warning("notifications.consume.failed", queue=self._queue.name, error=str(error))
-            await asyncio.sleep(random.uniform(delay / 2, delay))
-            delay = min(delay * 2, _RETRY_MAX)
+            await backoff.pause()
 
     async def _consume(self, link: Link) -> bool:
         """Until the channel is gone, or a notification must wait; whether any was dealt with."""

@@ -4,35 +4,31 @@ Source: ``oslo_messaging/_drivers/common.py`` (``serialize_msg``, ``serialize_re
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NoReturn, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 from pydantic import JsonValue
 
-from sev_agent.errors import InvalidRequest, SevAgentError
+from sev_agent.errors import SevAgentError
+from sev_agent.messaging.wire_json import (
+    MAX_NAME,
+    Arguments,
+    MalformedMessage,
+    brief,
+    load_object,
+    optional_text,
+    text_of,
+)
 
 ENVELOPE_VERSION = "2.0"
-MAX_DEPTH = 32
-"""Levels of lists and objects; the deepest honest message has seven."""
 
 _VERSION_KEY = "oslo.version"
 _MESSAGE_KEY = "oslo.message"
 _CONTEXT_PREFIX = "_context_"
-_MAX_NAME = 255
-"""Bound on everything that becomes a routing key, a header, a log field or a metric's label. AMQP's own for names."""
-
-Arguments: TypeAlias = dict[str, JsonValue]
-
-
-class MalformedMessage(InvalidRequest):
-    """The bytes are not a message of this protocol; ``field`` names the part that is not."""
-
-    code = "message.malformed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,21 +114,21 @@ def unpack(body: bytes, *, max_bytes: int) -> Arguments:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise MalformedMessage(f"is not UTF-8: {error.reason} at byte {error.start}", field="body") from None
-    envelope = _load_object(text, "body")
+    envelope = load_object(text, "body")
     version = envelope.get(_VERSION_KEY)
     if version != ENVELOPE_VERSION:
         raise MalformedMessage(
-            f"the envelope's version is {_brief(version)}, not '{ENVELOPE_VERSION}'",
+            f"the envelope's version is {brief(version)}, not '{ENVELOPE_VERSION}'",
             field=_VERSION_KEY,
             remedy="send oslo.messaging's envelope, version 2.0",
         )
-    return _load_object(_text(envelope, _MESSAGE_KEY, limit=None), _MESSAGE_KEY)
+    return load_object(text_of(envelope, _MESSAGE_KEY, limit=None), _MESSAGE_KEY)
 
 
 def reply_address(message: Mapping[str, JsonValue]) -> ReplyAddress | None:
     """Where to send even the news that the rest of ``message`` is malformed, or ``None`` for a cast."""
     queue, msg_id = message.get("_reply_q"), message.get("_msg_id")
-    if isinstance(queue, str) and isinstance(msg_id, str) and 0 < len(queue.encode()) <= _MAX_NAME and msg_id:
+    if isinstance(queue, str) and isinstance(msg_id, str) and 0 < len(queue.encode()) <= MAX_NAME and msg_id:
         return ReplyAddress(queue=queue, msg_id=msg_id)
     return None
 
@@ -141,13 +137,13 @@ def decode_request(message: Arguments) -> Request:
     """The request in an unpacked message. Raises ``MalformedMessage``."""
     arguments = message.get("args", {})
     if not isinstance(arguments, dict):
-        raise MalformedMessage(f"is {_brief(arguments)}, not an object", field="args")
+        raise MalformedMessage(f"is {brief(arguments)}, not an object", field="args")
     namespace = message.get("namespace")
     return Request(
-        method=_text(message, "method"),
+        method=text_of(message, "method"),
         arguments=arguments,
-        version=_text(message, "version", default="1.0"),
-        namespace=None if namespace is None else _text(message, "namespace"),
+        version=text_of(message, "version", default="1.0"),
+        namespace=None if namespace is None else text_of(message, "namespace"),
         context=decode_context(message),
         reply_to=reply_address(message),
     )
@@ -168,9 +164,9 @@ def decode_reply(message: Arguments) -> Reply:
     ending = message.get("ending", True)
     failure = message.get("failure")
     return Reply(
-        msg_id=_text(message, "_msg_id"),
+        msg_id=text_of(message, "_msg_id"),
         result=message.get("result"),
-        failure=None if not failure else _decode_failure(_text(message, "failure", limit=None)),
+        failure=None if not failure else _decode_failure(text_of(message, "failure", limit=None)),
         ending=ending if isinstance(ending, bool) else True,
     )
 
@@ -179,22 +175,22 @@ def decode_notification(message: Arguments) -> Notification:
     """The notification in an unpacked message. Raises ``MalformedMessage``."""
     payload = message.get("payload", {})
     if not isinstance(payload, dict):
-        raise MalformedMessage(f"is {_brief(payload)}, not an object", field="payload")
+        raise MalformedMessage(f"is {brief(payload)}, not an object", field="payload")
     try:
-        priority = Priority(_text(message, "priority").lower())
+        priority = Priority(text_of(message, "priority").lower())
     except ValueError as error:
         raise MalformedMessage(str(error), field="priority") from None
     try:
-        timestamp = datetime.fromisoformat(_text(message, "timestamp"))
+        timestamp = datetime.fromisoformat(text_of(message, "timestamp"))
     except ValueError as error:
         raise MalformedMessage(str(error), field="timestamp") from None
     return Notification(
-        event_type=_text(message, "event_type"),
+        event_type=text_of(message, "event_type"),
         payload=payload,
-        publisher_id=_text(message, "publisher_id"),
+        publisher_id=text_of(message, "publisher_id"),
         priority=priority,
         context=decode_context(message),
-        message_id=_text(message, "message_id"),
+        message_id=text_of(message, "message_id"),
         timestamp=timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC),
     )
 
@@ -263,7 +259,7 @@ def _encode_context(context: RequestContext) -> dict[str, Any]:
 def _context_value(message: Mapping[str, JsonValue], *names: str) -> str | None:
     for name in names:
         value = message.get(_CONTEXT_PREFIX + name)
-        if isinstance(value, str) and 0 < len(value) <= _MAX_NAME and value.isprintable():
+        if isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable():
             return value
     return None
 
@@ -290,7 +286,7 @@ def _encode_failure(failure: Failure) -> str:
 
 
 def _decode_failure(text: str) -> Failure:
-    fault = _load_object(text, "failure")
+    fault = load_object(text, "failure")
     kind, message = fault.get("class"), fault.get("message")
     detail, arguments = fault.get("kwargs"), fault.get("args")
     known = detail if isinstance(detail, dict) and isinstance(detail.get("code"), str) else {}
@@ -299,83 +295,8 @@ def _decode_failure(text: str) -> Failure:
     return Failure(
         kind=kind if isinstance(kind, str) else "Exception",
         message=message if isinstance(message, str) else "no text",
-        code=_optional_text(known.get("code")),
-        field=_optional_text(known.get("field")),
-        remedy=_optional_text(known.get("remedy")),
+        code=optional_text(known.get("code")),
+        field=optional_text(known.get("field")),
+        remedy=optional_text(known.get("remedy")),
         retryable=known.get("retryable") is True,
     )
-
-
-def _optional_text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _text(
-    message: Mapping[str, JsonValue], name: str, *, default: str | None = None, limit: int | None = _MAX_NAME
-) -> str:
-    value = message.get(name, default)
-    if value is None:
-        raise MalformedMessage("is missing", field=name)
-    if not isinstance(value, str):
-        raise MalformedMessage(f"is {_brief(value)}, not text", field=name)
-    if limit is not None and not (0 < len(value) <= limit and value.isprintable()):
-        raise MalformedMessage(f"is not 1 to {limit} printable characters", field=name)
-    return value
-
-
-def _load_object(text: str, where: str) -> Arguments:
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        raise MalformedMessage(f"is nested deeper than {MAX_DEPTH} levels", field=where) from None
-    except ValueError as error:
-        raise MalformedMessage(f"is not JSON: {error}", field=where) from None
-    if not isinstance(value, dict):
-        raise MalformedMessage(f"is {_brief(value)}, not an object", field=where)
-    _check_values(value, where)
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return value
-
-
-def _check_values(root: Any, where: str) -> None:
-    """Bound the depth, and refuse half surrogate pairs: valid in JSON, but in nothing that takes UTF-8."""
-    level = [root]
-    for _ in range(MAX_DEPTH):
-        inner = []
-        for value in level:
-            match value:
-                case str():
-                    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-                        raise MalformedMessage("holds half of a surrogate pair", field=where)
-                case dict():
-                    inner += [*value.keys(), *value.values()]
-                case list():
-                    inner += value
-        if not inner:
-            return
-        level = inner
-    raise MalformedMessage(f"is nested deeper than {MAX_DEPTH} levels", field=where)
-
-
-def _brief(value: object) -> str:
-    match value:
-        case None:
-            return "missing"
-        case dict():
-            return "an object"
-        case list():
-            return "a list"
-        case str():
-            return repr(value[:40])
-        case _:
-            return repr(value)[:40]

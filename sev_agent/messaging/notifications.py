@@ -10,7 +10,8 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from sev_agent.messaging import envelope, topology
 from sev_agent.messaging.broker import Broker, BrokerUnavailable, Delivery, broker_errors
-from sev_agent.messaging.envelope import MalformedMessage, Notification, Priority, RequestContext
+from sev_agent.messaging.envelope import Notification, Priority, RequestContext
+from sev_agent.messaging.wire_json import MalformedMessage
 
 log = structlog.stdlib.get_logger(__name__)
 

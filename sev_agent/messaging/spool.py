@@ -92,6 +92,7 @@ class Spool:
         self._kept: dict[int, Letter] = {}
         self._bytes = 0
         self._file: int | None = None
+        self._is_behind = False
 
     def open(self) -> list[Letter]:
         """The letters that no broker took before the last end, oldest first.
@@ -119,7 +120,7 @@ class Spool:
         """
         gone = [sequence for sequence in gone if self._kept.pop(sequence, None) is not None]
         self._kept |= {letter.sequence: letter for letter in came}
-        if not came and not gone:
+        if not came and not gone and not self._is_behind:
             return
         lines = [_Line(letter=letter).encode() for letter in came]
         if gone:
@@ -129,7 +130,9 @@ class Spool:
         except OSError:
             # What a failed write or fsync left behind is unknown.
             self.close()
+            self._is_behind = True
             raise
+        self._is_behind = False
 
     def close(self) -> None:
         if self._file is not None:

@@ -75,6 +75,13 @@ class Health:
         """Whether this is news: it was up, or down for another reason."""
         return self._set(dependency, up=False, reason=reason)
 
+    def note(self, dependency: Dependency, fault: Exception | str | None) -> None:
+        """Note that it is down for ``fault``, or up where there is none."""
+        if fault is None:
+            self.up(dependency)
+        else:
+            self.down(dependency, str(fault))
+
     def _set(self, dependency: Dependency, *, up: bool, reason: str) -> bool:
         before = self._conditions[dependency]
         if before.up == up and before.reason == reason:

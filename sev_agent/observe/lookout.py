@@ -43,10 +43,7 @@ class Lookout:
         while True:
             raise_if_cancelled()
             fault = await self._fault(dependency)
-            if fault:
-                self._health.down(dependency, fault)
-            else:
-                self._health.up(dependency)
+            self._health.note(dependency, fault or None)
             # What was doubted meanwhile has been answered.
             self._doubts[dependency].clear()
             pause = _AGAIN_SECONDS if fault else self._interval

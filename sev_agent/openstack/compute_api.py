@@ -170,7 +170,7 @@ def _said(response: Response) -> str:
     try:
         (fault,) = json.loads(response.body).values()
         return str(fault["message"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return response.excerpt
 
 

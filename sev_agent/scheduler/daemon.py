@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -10,13 +11,15 @@ import structlog
 from sev_agent import __version__
 from sev_agent.config import SchedulerConfig
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Outcome
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Outcome, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.page import StatusPage, Table, counted
 from sev_agent.openstack.identity import identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.scheduler.aliveness import Aliveness
@@ -124,6 +127,7 @@ class _Scheduler:
             config.http,
             health=self._health,
             metrics=self._metrics,
+            page=StatusPage(f"Scheduler {name}", health=self._health, tables=self._tables),
             is_alive=self._is_alive,
             on_listening=lambda: manager.notify(READY=1, STATUS=self._health.summary),
         )
@@ -142,11 +146,12 @@ class _Scheduler:
         for name, work in parts.items():
             self._supervisor.start(name, work)
 
+    def _tables(self) -> Iterator[Table]:
+        yield counted("Decisions", self._metrics.decisions)
+        yield counted("Claims", self._metrics.claims)
+
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
-        if is_up:
-            self._health.up(Dependency.BROKER)
-        else:
-            self._health.down(Dependency.BROKER, str(self._broker.fault or "connection lost"))
+        self._health.note(Dependency.BROKER, None if is_up else self._broker.fault or "connection lost")
 
     def _on_health(self) -> None:
         self._gate.look()

@@ -11,11 +11,12 @@ from pydantic import JsonValue
 from sev_agent import schema
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import BrokerUnavailable
 from sev_agent.messaging.client import RpcClient
-from sev_agent.messaging.envelope import Arguments, Priority, RequestContext
+from sev_agent.messaging.envelope import Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Method
+from sev_agent.messaging.wire_json import Arguments
 from sev_agent.openstack.client import global_request_id
 from sev_agent.openstack.exchange import Forbidden
 from sev_agent.openstack.identity import AuthenticationFailed, EndpointMissing
@@ -81,8 +82,10 @@ class SchedulingRequests:
         with structlog.contextvars.bound_contextvars(instance_uuid=str(request.instance.uuid)):
             if not await self._decide(request, context):
                 # Not given back to the broker: that counts against the delivery limit, and an outage may be long.
-                again = arguments.model_dump(mode="json", exclude_none=True)
-                await self._client.cast(method, again, queue=topology.SCHEDULER_QUEUE, context=context)
+                # And to be understood by one that is older, too.
+                again = arguments.model_dump(mode="json", exclude_defaults=True)
+                version = schema.needed_version(arguments.instance)
+                await self._client.cast(method, again, queue=topology.SCHEDULER_QUEUE, context=context, version=version)
                 log.warning("scheduler.postponed")
         return None
 

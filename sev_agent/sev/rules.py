@@ -25,6 +25,7 @@ from sev_agent.sev.verdict import Verdict
 
 FLAVOR_ENCRYPTION = "hw:mem_encryption"
 IMAGE_ENCRYPTION = "hw_mem_encryption"
+_ENCRYPTION = {Subject.FLAVOR: FLAVOR_ENCRYPTION, Subject.IMAGE: IMAGE_ENCRYPTION}
 FLAVOR_MODEL = "hw:mem_encryption_model"
 IMAGE_MODEL = "hw_mem_encryption_model"
 FLAVOR_SECURE_BOOT = "os:secure_boot"
@@ -117,36 +118,29 @@ def judge(
 
 
 def _flavor_asks(asked: Asked) -> None:
-    flavor = read_boolean(Subject.FLAVOR, asked.flavor, FLAVOR_ENCRYPTION)
-    if flavor:
-        return
-    image = asked.image.get(IMAGE_ENCRYPTION)
-    opposite = flavor is False and _says_yes(Subject.IMAGE, asked.image, IMAGE_ENCRYPTION)
-    refusal = refusals.EncryptionConflict if opposite else refusals.FlavorLacksEncryption
-    raise refusal(
-        Subject.FLAVOR,
-        FLAVOR_ENCRYPTION,
-        expected="true",
-        found=_found(asked.flavor, FLAVOR_ENCRYPTION),
-        reason=f"image property '{IMAGE_ENCRYPTION}' is {image!r}, the opposite" if opposite else None,
-        remedy=Subject.FLAVOR.set_command(FLAVOR_ENCRYPTION, "true"),
-    )
+    _encrypts(asked, Subject.FLAVOR, refusals.FlavorLacksEncryption)
 
 
 def _image_supports(asked: Asked) -> None:
-    image = read_boolean(Subject.IMAGE, asked.image, IMAGE_ENCRYPTION)
-    if image:
+    _encrypts(asked, Subject.IMAGE, refusals.ImageLacksEncryption)
+
+
+def _encrypts(asked: Asked, subject: Subject, lacks: type[RequestRefused]) -> None:
+    """Both have to say yes; one that says no where the other says yes contradicts it."""
+    name, properties = _ENCRYPTION[subject], asked.of(subject)
+    value = read_boolean(subject, properties, name)
+    if value:
         return
-    flavor = asked.flavor.get(FLAVOR_ENCRYPTION)
-    opposite = image is False and _says_yes(Subject.FLAVOR, asked.flavor, FLAVOR_ENCRYPTION)
-    refusal = refusals.EncryptionConflict if opposite else refusals.ImageLacksEncryption
-    raise refusal(
-        Subject.IMAGE,
-        IMAGE_ENCRYPTION,
+    other = Subject.IMAGE if subject is Subject.FLAVOR else Subject.FLAVOR
+    others_name, others = _ENCRYPTION[other], asked.of(other)
+    is_opposite = value is False and _says_yes(other, others, others_name)
+    raise (refusals.EncryptionConflict if is_opposite else lacks)(
+        subject,
+        name,
         expected="true",
-        found=_found(asked.image, IMAGE_ENCRYPTION),
-        reason=f"flavor property '{FLAVOR_ENCRYPTION}' is {flavor!r}, the opposite" if opposite else None,
-        remedy=Subject.IMAGE.set_command(IMAGE_ENCRYPTION, "true"),
+        found=_found(properties, name),
+        reason=f"{other} property '{others_name}' is {others[others_name]!r}, the opposite" if is_opposite else None,
+        remedy=subject.set_command(name, "true"),
     )
 
 

@@ -22,11 +22,12 @@ from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import load
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.messaging.notifications import subscribe
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.openstack.identity import identify
 from sev_agent.openstack.placement import Allocation, Inventory, Placement
 from sev_agent.scheduler.demand import SLOT_GROUP, Request

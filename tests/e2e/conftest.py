@@ -1,5 +1,6 @@
 """One lab for all tests here, with a host of each generation, and the daemons of these hosts in their hands."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -57,21 +58,15 @@ async def snp_host(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 @pytest_asyncio.fixture(loop_scope="session")
 async def es_cloud(es_host: Cloud) -> AsyncIterator[Cloud]:
     """The host with SEV-ES, its daemon ready; what a test leaves is deleted, and the scheduler then leaves it alone."""
-    await _usual(es_host.agent)
-    yield es_host
-    await _usual(es_host.agent)
-    await _cleared(es_host)
-    await es_host.agent.stop()
+    async with _at_work(es_host):
+        yield es_host
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def snp_cloud(snp_host: Cloud) -> AsyncIterator[Cloud]:
     """The host with SEV-SNP, as ``es_cloud``."""
-    await _usual(snp_host.agent)
-    yield snp_host
-    await _usual(snp_host.agent)
-    await _cleared(snp_host)
-    await snp_host.agent.stop()
+    async with _at_work(snp_host):
+        yield snp_host
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -85,6 +80,15 @@ async def agent(cloud: Cloud) -> AsyncIterator[AgentProcess]:
     await _usual(agent)
     await _cleared(cloud)
     await cloud.dead_letters()
+
+
+@contextlib.asynccontextmanager
+async def _at_work(host: Cloud) -> AsyncIterator[None]:
+    await _usual(host.agent)
+    yield
+    await _usual(host.agent)
+    await _cleared(host)
+    await host.agent.stop()
 
 
 async def _cleared(cloud: Cloud) -> None:

@@ -1,6 +1,5 @@
 """A lab that a whole suite shares: brought up without a daemon, looked at from outside, and gone without a trace."""
 
-import asyncio
 import contextlib
 import dataclasses
 import os
@@ -25,22 +24,38 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.ear import MAX_BYTES
 from tests.images import make_qcow2
+from tests.running import running
 
 
 @contextlib.asynccontextmanager
-async def own_lab(prefix: str, *, slots: int, platforms: Sequence[Kind] = ()) -> AsyncIterator[Lab]:
-    """A lab without daemons, with one host or one for each of ``platforms``; at its end nothing of it is left."""
+async def own_lab(
+    prefix: str, *, slots: int, platforms: Sequence[Kind] = (), agents: bool = False, controllers: int = 1
+) -> AsyncIterator[Lab]:
+    """A lab with one host or one for each of ``platforms``; at its end nothing of it is left.
+
+    There are ``controllers`` APIs and as many schedulers, and no host's daemon but with ``agents``.
+    """
     # pytest's own directories are too deep for the address of a socket.
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     lab = Lab(directory, cache=cache())
     try:
         hosts = max(1, len(platforms))
-        await lab.up(hosts=hosts, agents=False, slots=slots, apis=1, schedulers=1, platforms=platforms)
+        control = {"apis": controllers, "schedulers": controllers}
+        await lab.up(hosts=hosts, agents=agents, slots=slots, platforms=platforms, **control)
         yield lab
     finally:
         ended = await lab.down(purge=True)
         assert (ended.left, ended.mounts) == ((), ())
         shutil.rmtree(directory)
+
+
+@contextlib.asynccontextmanager
+async def on_its_broker(lab: Lab) -> AsyncIterator[tuple[Broker, RpcClient]]:
+    """A connection to the broker of ``lab``, and a client that asks over it."""
+    broker = Broker(lab.rabbit_url, connection_name="tests", connect_timeout=10, reconnect_max=1, publish_timeout=10)
+    rpc = RpcClient(broker, max_message_bytes=MAX_BYTES)
+    async with running(broker, rpc):
+        yield broker, rpc
 
 
 @contextlib.asynccontextmanager
@@ -51,12 +66,7 @@ async def seen_from_outside(lab: Lab, scratch: Path, *, index: int = 0) -> Async
     """
     async with contextlib.AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
-        broker = Broker(
-            lab.rabbit_url, connection_name="tests", connect_timeout=10, reconnect_max=1, publish_timeout=10
-        )
-        rpc = RpcClient(broker, max_message_bytes=MAX_BYTES)
-        for component in (broker, rpc):
-            closing.push_async_callback(_end, asyncio.create_task(component.run(), name=type(component).__name__))
+        broker, rpc = await closing.enter_async_context(on_its_broker(lab))
         identity = KeystoneIdentity(session, admin(lab.cloud))
         host = lab.hosts[index]
         agent = AgentProcess(lab.directory, lab.agent_config(host), lab.http_url(host), session, name=f"agent-{index}")
@@ -79,8 +89,3 @@ async def seen_from_outside(lab: Lab, scratch: Path, *, index: int = 0) -> Async
 def cache() -> Path | None:
     given = os.environ.get("SEV_AGENT_LAB_CACHE")
     return Path(given) if given else None
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})

@@ -164,10 +164,21 @@ class World:
             self.asked[uuid] = {"deleted"}
             await self.cloud.cast("terminate_instance", instance_uuid=str(uuid))
 
+    async def delete_all(self) -> list[UUID]:
+        """Ask for the deletion of every guest there is."""
+        listed = [UUID(view["uuid"]) for view in await self.cloud.ask("list_instances")]
+        await self.delete(*listed)
+        return listed
+
     async def power(self, method: str, uuid: UUID, state: str, **arguments: str) -> None:
         """Ask for a change after which the guest should be in ``state``."""
         self.asked[uuid] = {state}
         await self.cloud.cast(method, instance_uuid=str(uuid), **arguments)
+
+    async def show_log(self) -> None:
+        """Print the end of what the daemon said; pytest shows it where a test failed."""
+        said = (await asyncio.to_thread(self.agent.said)).splitlines()
+        print("\n".join(said[-_LOG_LINES:]))  # noqa: T201 - that is what it is for
 
     async def heal(self) -> None:
         """End every fault, and wait until the daemon takes work."""
@@ -204,11 +215,9 @@ async def world(
     await world.heal()
     world.agent.forget_log()
     yield world
-    said = (await asyncio.to_thread(world.agent.said)).splitlines()
-    print("\n".join(said[-_LOG_LINES:]))  # noqa: T201 - pytest shows it where a test failed
+    await world.show_log()
     await world.heal()
-    listed = [UUID(view["uuid"]) for view in await cloud.ask("list_instances")]
-    await world.delete(*listed)
+    listed = await world.delete_all()
     await invariants(cloud, {uuid: {"deleted"} for uuid in listed})
     await cloud.dead_letters()
 

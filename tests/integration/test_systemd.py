@@ -22,6 +22,7 @@ from sev_agent.cli.daemon import CONFIG_FAULT
 from sev_agent.config import AgentConfig, ApiSection, BuildsSection, HostSection, SchedulerSection, variables
 from sev_agent.hypervisor.event_loop import _STUCK_AFTER
 from sev_agent.service import WATCHDOG_FRACTION
+from tests.host_daemon import configured
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 UNIT = "sev-agent.service"
@@ -260,26 +261,7 @@ async def _daemon(
     directory: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, Systemd]]:
     """``sev-agent run`` as systemd runs it, with nothing that it could connect to."""
-    config = directory / "sev-agent.toml"
-    config.write_text(
-        f"""
-        [host]
-        name = "h"
-        state_dir = "{directory}/state"
-        [hypervisor]
-        uri = "qemu+unix:///system?socket={directory}/absent"
-        [messaging]
-        url = "amqp://guest:guest@127.0.0.1:1/"
-        [auth]
-        type = "none"
-        [glance]
-        endpoint = "http://127.0.0.1:1"
-        [placement]
-        endpoint = "http://127.0.0.1:1"
-        [http]
-        port = 0
-        """
-    )
+    config = configured(directory / "sev-agent.toml", host="h", state_dir=directory / "state", log_format="auto")
     systemd: Systemd = asyncio.Queue()
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:

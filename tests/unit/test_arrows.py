@@ -11,7 +11,10 @@ PACKAGE = Path(__file__).parents[2] / "sev_agent"
 BELOW: dict[str, set[str]] = {
     # What everything may lean on.
     "errors": set(),
+    "backoff": set(),
+    "foreign_json": set(),
     "uninterrupted": set(),
+    "question": set(),
     "service": set(),
     "crash_points": set(),
     "durable": {"crash_points"},
@@ -23,8 +26,8 @@ BELOW: dict[str, set[str]] = {
     "config": {"crash_points", "errors", "sev"},
     "log": {"config"},
     # The adapters: each knows one thing outside, and none of the others.
-    "hypervisor": {"config", "domain", "errors", "sev"},
-    "messaging": {"crash_points", "durable", "errors", "schema", "uninterrupted"},
+    "hypervisor": {"backoff", "config", "domain", "errors", "sev"},
+    "messaging": {"backoff", "crash_points", "durable", "errors", "foreign_json", "schema", "uninterrupted"},
     "openstack": {"config", "errors", "uninterrupted"},
     "observe": {"config", "errors", "uninterrupted"},
 }

@@ -28,6 +28,7 @@ ERRORS = sorted(set(_all(SevAgentError)), key=lambda kind: kind.__qualname__)
         (SevAgentError("is wrong", field="instance.name"), "instance.name: is wrong"),
         (SevAgentError("is wrong", remedy="correct it"), "is wrong (correct it)"),
         (SevAgentError("is wrong", field="a.b", remedy="correct it"), "a.b: is wrong (correct it)"),
+        (SevAgentError("wrong:\n  a\n  b", remedy="correct each"), "wrong:\n  a\n  b\n(correct each)"),
     ],
 )
 def test_text(error: SevAgentError, text: str) -> None:

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -18,17 +15,14 @@ from sev_agent.lab.accounts import admin
 from sev_agent.lab.cloud import Lab
 from sev_agent.lab.openrc import users
 from sev_agent.lab.platform.emulator.kind import Kind
-from sev_agent.messaging.broker import Broker
-from sev_agent.messaging.client import RpcClient
 from sev_agent.openstack.compute_api import ComputeApi
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.identity import KeystoneIdentity
 from sev_agent.openstack.placement import Placement
 from sev_agent.sev import tags
-from tests.e2e.ear import MAX_BYTES
 from tests.e2e.fleet.fleet import PLATFORMS, SLOTS, Fleet
 from tests.e2e.fleet.tenant import SETTLED_SECONDS, Tenant
-from tests.e2e.own_lab import cache
+from tests.e2e.own_lab import cache, on_its_broker, own_lab
 from tests.e2e.waiting import eventually
 from tests.images import make_qcow2
 from tests.postgresql import PostgresServer, postgresql
@@ -39,15 +33,9 @@ _LOG_LINES = 40
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def fleet_lab() -> AsyncIterator[Lab]:
-    directory = Path(tempfile.mkdtemp(prefix="sev-fleet-"))
-    lab = Lab(directory, cache=cache())
-    try:
-        await lab.up(slots=SLOTS, platforms=tuple(map(Kind, PLATFORMS)), apis=PROCESSES, schedulers=PROCESSES)
+    platforms = tuple(map(Kind, PLATFORMS))
+    async with own_lab("sev-fleet-", slots=SLOTS, platforms=platforms, agents=True, controllers=PROCESSES) as lab:
         yield lab
-    finally:
-        ended = await lab.down(purge=True)
-        assert (ended.left, ended.mounts) == ((), ())
-        shutil.rmtree(directory)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -55,12 +43,7 @@ async def whole_fleet(fleet_lab: Lab, tmp_path_factory: pytest.TempPathFactory) 
     lab = fleet_lab
     async with contextlib.AsyncExitStack() as closing:
         session = await closing.enter_async_context(aiohttp.ClientSession())
-        broker = Broker(
-            lab.rabbit_url, connection_name="tests", connect_timeout=10, reconnect_max=1, publish_timeout=10
-        )
-        rpc = RpcClient(broker, max_message_bytes=MAX_BYTES)
-        for component in (broker, rpc):
-            closing.push_async_callback(_end, asyncio.create_task(component.run(), name=type(component).__name__))
+        _, rpc = await closing.enter_async_context(on_its_broker(lab))
         known = users(lab.cloud)
 
         def tenant(name: str) -> Tenant:
@@ -132,8 +115,3 @@ def _show_logs(lab: Lab) -> None:
         if name.startswith(("api", "scheduler", "agent")):
             lines = lab.log_path(name).read_text(errors="replace").splitlines()[-_LOG_LINES:]
             print(f"--- {name}", *lines, sep="\n")  # noqa: T201 - pytest shows it where a test failed
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})

@@ -35,6 +35,7 @@ from tests.integration.api.fleet import PATIENCE, Fleet
 from tests.integration.api.tenants import Tenants
 from tests.postgresql import PostgresServer, postgresql
 from tests.rabbitmq import RabbitNode, free_port
+from tests.running import connected, running
 
 
 @pytest.fixture(scope="session")
@@ -66,27 +67,20 @@ def tenants(cloud: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Tenan
 
 @pytest.fixture
 async def broker(node: RabbitNode) -> AsyncIterator[Broker]:
-    broker = Broker(node.url, connection_name="tests", connect_timeout=5, reconnect_max=0.5, publish_timeout=5)
-    task = asyncio.create_task(broker.run())
-    await broker.wait_up(PATIENCE)
-    yield broker
-    task.cancel()
-    await asyncio.wait({task})
+    async with connected(node.url) as broker:
+        yield broker
 
 
 @pytest.fixture
 async def fleet(broker: Broker) -> AsyncIterator[Fleet]:
     fleet = Fleet(broker, f"host-{uuid4().hex[:8]}")
-    tasks = [asyncio.create_task(server.run()) for server in fleet.servers]
 
     async def takes_requests() -> bool:
         return fleet.takes_requests
 
-    await eventually(takes_requests, within=PATIENCE, what="schedulers and host take requests")
-    yield fleet
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    async with running(*fleet.servers):
+        await eventually(takes_requests, within=PATIENCE, what="schedulers and host take requests")
+        yield fleet
     # What an API asked for last is nobody else's.
     channel = await (await broker.link()).channel()
     await (await topology.scheduler_queue(delivery_limit=5).declare(channel, timeout=10)).purge()

@@ -12,10 +12,11 @@ from pydantic import JsonValue
 from sev_agent import schema
 from sev_agent.errors import NotFound
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.envelope import Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 
 PATIENCE = 30.0
 """Seconds for what takes a moment on an idle machine."""

@@ -21,8 +21,9 @@ from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.hypervisor.events import LifecycleEvent
 from sev_agent.openstack.identity import NoIdentity
-from sev_agent.openstack.placement import Inventory, Placement, Resources
+from sev_agent.openstack.placement import Inventory, Placement, Provider, Resources
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
+from tests.journal import opened
 from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, running_host
 from tests.requests import record
 
@@ -105,6 +106,17 @@ class CountingHost:
                 await asyncio.sleep(0.02)
 
 
+async def registered(host: CountingHost) -> tuple[Provider, Provider]:
+    """The root and the child, once Placement has them and a comparison found nothing to do."""
+    await host.reconcile()
+    assert (await host.reconcile()).is_clean
+    root = await host.placement.find_provider(host.name)
+    child = await host.placement.find_provider(f"{host.name}_amd_sev")
+    assert root is not None
+    assert child is not None
+    return root, child
+
+
 def merged(by_provider: Mapping[UUID, Resources]) -> dict[str, int]:
     return {name: amount for amounts in by_provider.values() for name, amount in amounts.items()}
 
@@ -158,8 +170,7 @@ async def _counting(
     placement = Placement(
         session, NoIdentity(), settings, on_request=lambda _, method, status, __: requests.append((method, status))
     )
-    store = RecordStore(directory)
-    store.open()
+    store = opened(directory)
     in_flight: set[UUID] = set()
     seen: dict[UUID, bool] = {}
 

@@ -10,9 +10,19 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 import pytest
+from aio_pika.abc import AbstractQueue
+from pydantic import JsonValue
 
+from sev_agent import schema
+from sev_agent.errors import Conflict, SevAgentError
+from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method, Outcome
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
+from sev_agent.messaging.envelope import RequestContext
+from sev_agent.messaging.server import RpcServer
+from sev_agent.messaging.topology import QueueSpec
+from sev_agent.messaging.wire_json import Arguments
 from tests.proxy import Proxy
 from tests.rabbitmq import RabbitNode
 
@@ -121,3 +131,95 @@ def oslo(node: RabbitNode) -> Peer:
                 await process.communicate()
 
     return started
+
+
+UUID = "0f1e2d3c-0000-4000-8000-00000000000a"
+GOOD = {"instance_uuid": UUID}
+
+
+class Host:
+    """Handlers that wait to be released, and a record of all that the server told."""
+
+    def __init__(self) -> None:
+        self.started: asyncio.Queue[RequestContext] = asyncio.Queue()
+        self.release = asyncio.Event()
+        self.finished: asyncio.Queue[RequestContext] = asyncio.Queue()
+        self.outcomes: asyncio.Queue[tuple[str, Outcome]] = asyncio.Queue()
+        self.rejected: asyncio.Queue[tuple[str, Arguments | None, str]] = asyncio.Queue()
+        self.running = 0
+        self.most_running = 0
+        self.is_consumed = asyncio.Event()
+
+    def on_change(self, is_consumed: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        (self.is_consumed.set if is_consumed else self.is_consumed.clear)()
+
+    async def consumed(self) -> None:
+        """Return once the broker has the consumer."""
+        async with asyncio.timeout(10):
+            await self.is_consumed.wait()
+
+    async def work(self, context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        self.started.put_nowait(context)
+        try:
+            await self.release.wait()
+        finally:
+            self.running -= 1
+        self.finished.put_nowait(context)
+        return {"did": str(arguments.instance_uuid)}
+
+    async def refuse(self, context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        raise Conflict("it exists already", field="instance.uuid", remedy="choose another")
+
+    async def crash(self, context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:
+        self.started.put_nowait(context)
+        raise ZeroDivisionError
+
+    async def on_rejected(
+        self, context: RequestContext, method: str, arguments: Arguments | None, error: SevAgentError
+    ) -> None:
+        self.rejected.put_nowait((method, arguments, error.code))
+
+    def serve(self, broker: Broker, queue: QueueSpec, **options: Any) -> RpcServer:
+        defaults: dict[str, Any] = {
+            "methods": [
+                Method(name=name, arguments=schema.InstanceArguments, handler=getattr(self, name))
+                for name in ("work", "refuse", "crash")
+            ],
+            "max_message_bytes": MAX_BYTES,
+            "concurrency": 4,
+            "handler_timeout": 30,
+            "stop_timeout": 5,
+            "on_change": self.on_change,
+            "on_outcome": lambda method, outcome: self.outcomes.put_nowait((method, outcome)),
+            "on_rejected": self.on_rejected,
+        }
+        return RpcServer(broker, queue=queue, **(defaults | options))
+
+
+@pytest.fixture
+def on_host() -> Host:
+    return Host()
+
+
+@pytest.fixture
+def queue(host: str) -> QueueSpec:
+    return topology.work_queue(host, delivery_limit=2)
+
+
+@pytest.fixture
+async def server(broker: Broker, queue: QueueSpec, on_host: Host, run: Run) -> RpcServer:
+    serving = on_host.serve(broker, queue)
+    run(serving)
+    await on_host.consumed()
+    return serving
+
+
+async def soon(queue: "asyncio.Queue[Any]") -> Any:
+    return await asyncio.wait_for(queue.get(), 10)
+
+
+async def declared(broker: Broker, name: str) -> AbstractQueue:
+    channel = await (await broker.link()).channel()
+    return await channel.declare_queue(name, passive=True)

@@ -11,17 +11,16 @@ from pathlib import Path
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.record import State
-from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import NotificationsSection
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Spool
+from tests.journal import opened
 from tests.requests import record
 
 
 async def main(url: str, directory: Path, first: int) -> None:
-    store = RecordStore(directory / "instances")
-    store.open()
+    store = opened(directory / "instances")
     broker = Broker(url, connection_name="teller", connect_timeout=5, reconnect_max=0.5, publish_timeout=5)
     notifier = Notifier(broker, publisher_id="sev_agent.node1")
     outbox = Outbox(notifier, Spool(directory / "notifications"), store, NotificationsSection())

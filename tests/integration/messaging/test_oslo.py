@@ -10,11 +10,12 @@ from pydantic import JsonValue
 from sev_agent import schema
 from sev_agent.errors import Conflict
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RemoteError, RpcClient
 from sev_agent.messaging.envelope import Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 from tests.integration.messaging.conftest import MAX_BYTES, Peer, Run
 
 UUID = "0f1e2d3c-0000-4000-8000-00000000000a"

@@ -13,12 +13,13 @@ from pydantic import JsonValue
 
 from sev_agent import schema
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker, BrokerUnavailable
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import RequestContext
 from sev_agent.messaging.host_lock import HostLock
 from sev_agent.messaging.notifications import Notifier, subscribe
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 from tests.integration.messaging.conftest import MAX_BYTES, Connect, Run
 from tests.rabbitmq import RabbitNode
 

@@ -18,16 +18,18 @@ from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import ServiceSection
 from sev_agent.messaging import topology
+from sev_agent.messaging.answering import Method
 from sev_agent.messaging.broker import Broker
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import Notification, RequestContext
 from sev_agent.messaging.notifications import Notifier, subscribe
-from sev_agent.messaging.server import Method, RpcServer
+from sev_agent.messaging.server import RpcServer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.placement import Inventory, Placement
 from sev_agent.scheduler.aliveness import Aliveness
 from sev_agent.scheduler.claims import Claims
+from sev_agent.scheduler.explanation import Stage
 from sev_agent.scheduler.fleet import Fleet
 from sev_agent.scheduler.host_names import HostNames
 from sev_agent.scheduler.metrics import SchedulerMetrics
@@ -40,12 +42,12 @@ from tests.integration.conftest import open_placement
 from tests.rabbitmq import RabbitNode
 from tests.releases import release
 from tests.requests import instance
-
-PATIENCE = 60.0
-"""Seconds that anything may take on a machine that is busy with something else."""
+from tests.running import PATIENCE, connected, running
 
 OVERHEAD = 128
 MAX_BYTES = 1024 * 1024
+
+SAID = {"code": "hypervisor.no_slot", "message": "every slot is taken"}
 
 
 @pytest.fixture(scope="session")
@@ -67,26 +69,6 @@ async def placement(session: aiohttp.ClientSession, schedulers_placement_url: st
             await release(placement, consumer)
     for provider in sorted(providers, key=lambda provider: provider.parent is None):
         await placement.delete_provider(provider.uuid)
-
-
-@contextlib.asynccontextmanager
-async def running(component: Any) -> AsyncIterator[None]:
-    """Run a component's ``run()`` for as long as the context is open."""
-    task = asyncio.create_task(component.run(), name=type(component).__name__)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=15)
-        assert task.done(), f"{task.get_name()} does not stop"
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Broker]:
-    broker = Broker(url, connection_name="tests", connect_timeout=5, reconnect_max=0.5, publish_timeout=5)
-    async with running(broker):
-        await broker.wait_up(20)
-        yield broker
 
 
 @pytest.fixture
@@ -126,6 +108,11 @@ class FakeHost:
         """The next build that it is told of."""
         async with asyncio.timeout(PATIENCE):
             return await self.builds.get()
+
+
+def said(*hosts: FakeHost) -> list[dict[str, str]]:
+    """What each of ``hosts`` said of a build that failed there."""
+    return [{"host": host.name, **SAID} for host in hosts]
 
 
 async def told(total: int, *hosts: FakeHost) -> list[int]:
@@ -305,3 +292,8 @@ async def slots_used(placement: Placement, host: FakeHost) -> int:
 
 def fields(notification: Notification) -> dict[str, Any]:
     return dict(notification.payload)
+
+
+def counted(*hosts: int) -> dict[str, int]:
+    """The counts of each stage; the last one given is that of all that follow."""
+    return {stage.value: hosts[min(n, len(hosts) - 1)] for n, stage in enumerate(Stage)}

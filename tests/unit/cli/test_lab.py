@@ -47,3 +47,11 @@ def test_an_unknown_platform_is_refused(tmp_path: Path) -> None:
     assert "no platform 'epyc'" in result.output
     assert "none, sev, sev-es, sev-snp" in result.output
     assert not (tmp_path / "lab").exists()
+
+
+def test_nothing_to_end(tmp_path: Path) -> None:
+    """Where no lab ever was, ``down`` says that nothing ran, and leaves nothing, not even a directory."""
+    result = CliRunner().invoke(app, ["down", "--dir", str(tmp_path / "lab")])
+    assert result.exit_code == 0
+    assert result.output.startswith("Nothing ran.")
+    assert not (tmp_path / "lab").exists()

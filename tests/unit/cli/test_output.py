@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sev_agent.cli import output
+from sev_agent.config import ConfigurationError
 from sev_agent.errors import Conflict, InvalidRequest, NotFound, SevAgentError, Unavailable
 from sev_agent.messaging.client import RemoteError
 from sev_agent.messaging.envelope import Failure
@@ -24,6 +25,8 @@ def remote(code: str) -> RemoteError:
     [
         (SevAgentError("it failed"), 1),
         (InvalidRequest("it failed"), 1),
+        (output.WrongUsage("it cannot be", field="--name"), 2),
+        (ConfigurationError("it cannot be used:\n  a line\n  another", remedy="correct each"), 78),
         (Conflict("it failed"), 1),
         (NotFound("it failed"), 4),
         (remote("instance.not_found"), 4),
@@ -32,7 +35,7 @@ def remote(code: str) -> RemoteError:
     ],
 )
 def test_errors(capsys: pytest.CaptureFixture[str], error: SevAgentError, status: int) -> None:
-    """An error is one line on standard error, with its remedy as it is, and an exit status of its kind."""
+    """An error stands on standard error, with its remedy as it is, and ends with the exit status of its kind."""
     with pytest.raises(typer.Exit) as caught, output.errors():
         raise error
 

@@ -9,6 +9,9 @@ from sev_agent.messaging import envelope
 from sev_agent.messaging.broker import BrokerUnavailable
 from sev_agent.messaging.envelope import Notification, Priority
 
+PATIENCE = 60.0
+"""Seconds for what takes milliseconds on an idle machine."""
+
 
 class Listener:
     """Takes notifications while it ``can_send``; while ``holding`` is not set, it keeps them unconfirmed."""
@@ -30,7 +33,7 @@ class Listener:
         self.taken.put_nowait(heard)
 
     async def next(self) -> Notification:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.taken.get()
 
     @contextlib.asynccontextmanager
@@ -42,4 +45,4 @@ class Listener:
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait_for(task, 10)
+                await asyncio.wait_for(task, PATIENCE)

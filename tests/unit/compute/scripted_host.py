@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -30,6 +31,7 @@ from sev_agent.messaging.spool import Spool
 from sev_agent.observe.metrics import Metrics
 from sev_agent.sev.generation import Generation
 from sev_agent.uninterrupted import in_thread
+from tests.journal import opened
 
 PATIENCE = 60.0
 """Seconds for what takes milliseconds on an idle machine."""
@@ -171,19 +173,30 @@ class Marks:
 
 
 class Schedulers:
-    """Takes what would go to the schedulers; ``faults`` are raised, one for each cast."""
+    """Takes what would go to the schedulers; ``faults`` are raised, one for each cast.
+
+    ``sent`` is as it travels, ``asked`` as it is understood; ``versions`` are those in which it is said.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, schema.RescheduleArguments]] = []
+        self.sent: list[dict[str, Any]] = []
+        self.versions: list[str] = []
+        self.asked_at: list[datetime] = []
         self.faults: list[Exception] = []
 
-    async def cast(self, method: str, arguments: dict[str, Any], *, queue: str, context: RequestContext) -> None:
+    async def cast(
+        self, method: str, arguments: dict[str, Any], *, queue: str, context: RequestContext, version: str
+    ) -> None:
         if self.faults:
             raise self.faults.pop(0)
         assert (method, queue) == ("reschedule_instance", "sev_scheduler")
         # As it travels: in JSON.
-        known = schema.parse(schema.RescheduleArguments, json.loads(json.dumps(arguments)))
+        self.sent.append(json.loads(json.dumps(arguments)))
+        self.versions.append(version)
+        known = schema.parse(schema.RescheduleArguments, self.sent[-1])
         self.asked.append((context.request_id, known))
+        self.asked_at.append(datetime.now(UTC))
 
 
 @dataclass
@@ -234,8 +247,7 @@ class Host:
 
 def start(directory: Path, *, max_concurrent: int = 10, max_power_changes: int = 10, stop_timeout: float = 5) -> Host:
     """The daemon's part, as it starts over what is in ``directory``."""
-    store = RecordStore(directory)
-    store.open()
+    store = opened(directory)
     builder, power, ear, marks, metrics = ScriptedBuilder(store), ScriptedPower(), Ear(), Marks(), Metrics()
     schedulers = Schedulers()
     rescheduling = Rescheduling(cast("RpcClient", schedulers), "node1")

@@ -14,15 +14,9 @@ from sev_agent.config import NotificationsSection
 from sev_agent.errors import InvalidRequest
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Spool
+from tests.journal import opened
 from tests.requests import record
 from tests.unit.compute.listener import Listener
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> RecordStore:
-    opened = RecordStore(tmp_path / "instances")
-    opened.open()
-    return opened
 
 
 @pytest.fixture
@@ -102,8 +96,7 @@ async def test_end_is_owed_until_it_is_told(
     active = record(State.ACTIVE)
     await announcements.conclude(active, "create", "end")
     store.save(active.with_(state=State.STOPPED))
-    again = RecordStore(store.directory)
-    again.open()
+    again = opened(store.directory)
     (owed,) = next(iter(again)).owed
 
     async with listener.hearing(outbox):

@@ -25,6 +25,7 @@ from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.placement import Full
 from sev_agent.sev.generation import Generation
+from tests.journal import opened
 from tests.libvirt_host import SEV, Host, agent_metadata, domain_xml, running_host
 from tests.requests import record
 
@@ -92,8 +93,7 @@ class Site:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    store, book = RecordStore(tmp_path / "instances"), Book()
-    store.open()
+    store, book = opened(tmp_path / "instances"), Book()
     async with running_host() as libvirt:
         assert await libvirt.next_change()
         builder = Builder(
@@ -251,16 +251,14 @@ async def test_libvirt_away(site: Site) -> None:
 
 def test_bases_in_use(tmp_path: Path) -> None:
     """An image is in use while any instance may have a disk over it, also one whose record was set aside."""
-    store = RecordStore(tmp_path / "instances")
-    store.open()
+    store = opened(tmp_path / "instances")
     for state in State:
         store.save(record(state, base_image=Path(f"/images/{state}")))
     damaged = record(base_image=Path("/images/damaged"))
     store.save(damaged)
     path = store.files(damaged.uuid).record
     path.write_bytes(path.read_bytes().replace(b'"state"', b'"colour": "red", "state"'))
-    again = RecordStore(tmp_path / "instances")
-    again.open()
+    again = opened(tmp_path / "instances")
 
     used = {base.name for base in bases_in_use(again)()}
 

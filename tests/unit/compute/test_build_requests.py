@@ -77,7 +77,7 @@ async def test_fault_of_ours(host: Host) -> None:
 
 
 async def test_libvirt_away(host: Host) -> None:
-    """A build that libvirt's absence stops is neither failed nor undone: it goes on with the next resume."""
+    """A build that libvirt's absence stops is not failed, undone or told again: it goes on with the next resume."""
     asked = instance()
     host.builder.go.set()
     host.builder.faults = [HypervisorUnavailable("gone")]
@@ -93,6 +93,7 @@ async def test_libvirt_away(host: Host) -> None:
     host.instances.resume()
     assert await host.begun() == (asked.uuid, True)
     await host.ear.until(asked.uuid, "create.end")
+    assert host.ear.of(asked.uuid).count("create.start") == 1
 
 
 async def test_undoing_that_waits(host: Host) -> None:

@@ -13,8 +13,8 @@ import pytest
 from sev_agent.compute import host_boot
 from sev_agent.compute.host_boot import HostBoot, Start
 from sev_agent.compute.record import State
-from sev_agent.compute.record_store import RecordStore
 from sev_agent.errors import Conflict, SevAgentError, Unavailable
+from tests.journal import opened
 from tests.requests import instance, record
 
 PATIENCE = 10.0
@@ -33,8 +33,7 @@ class Host:
         self._boot_id = directory / "platform" / "proc/sys/kernel/random/boot_id"
         self._boot_id.parent.mkdir(parents=True)
         self.boots = 0
-        self.store = RecordStore(directory / "instances")
-        self.store.open()
+        self.store = opened(directory / "instances")
         self.started: asyncio.Queue[UUID] = asyncio.Queue()
         self.faults: list[SevAgentError] = []
         self.last_requests: dict[UUID, str] = {}

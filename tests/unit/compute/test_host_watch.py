@@ -17,6 +17,7 @@ from sev_agent.compute.slots import Generations, SlotTotal
 from sev_agent.hypervisor.domains import DomainState, Guest
 from sev_agent.hypervisor.platform import Platform, read_platform
 from sev_agent.sev.generation import Generation
+from tests.journal import opened
 from tests.requests import record
 
 SLOTS = SlotTotal({"kernel": 4})
@@ -54,8 +55,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    store = RecordStore(tmp_path / "instances")
-    store.open()
+    store = opened(tmp_path / "instances")
     return Site(store)
 
 

@@ -70,13 +70,6 @@ async def ask(known: Known, store: RecordStore, method: str, **arguments: Any) -
     return await found.handler(RequestContext(request_id="req-1"), parse(found.arguments, arguments))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> RecordStore:
-    store = RecordStore(tmp_path / "instances")
-    store.open()
-    return store
-
-
 async def test_work(store: RecordStore) -> None:
     """Work is answered once it is accepted, and carries the request's identifier."""
     known, uuid = Known(), uuid4()

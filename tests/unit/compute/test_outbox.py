@@ -1,10 +1,13 @@
 """Notifications leave in order, and none is lost while the broker is away, whatever happens to the daemon."""
 
 import asyncio
+import contextlib
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,12 +16,13 @@ from sev_agent.compute import outbox as module
 from sev_agent.compute.announcements import Announcements
 from sev_agent.compute.outbox import Outbox
 from sev_agent.compute.record import State
-from sev_agent.compute.record_store import RecordStore
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.config import NotificationsSection
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.spool import Letter, Spool
+from tests.journal import opened
 from tests.requests import record
-from tests.unit.compute.listener import Listener
+from tests.unit.compute.listener import PATIENCE, Listener
 
 
 class Life:
@@ -27,8 +31,7 @@ class Life:
     def __init__(self, directory: Path, *, max_count: int = 10_000) -> None:
         self.listener = Listener()
         self.dropped: list[Letter] = []
-        self.store = RecordStore(directory / "instances")
-        self.store.open()
+        self.store = opened(directory / "instances")
         self.outbox = Outbox(
             cast("Notifier", self.listener),
             Spool(directory / "notifications"),
@@ -45,7 +48,7 @@ class Life:
 
     async def is_safe(self) -> None:
         """Everything is with the broker or on the disk, and noted there."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while self.outbox._unsafe or self.outbox._to_settle or self.outbox._gone:  # noqa: ASYNC110 - polled from outside
                 await asyncio.sleep(0.01)
 
@@ -165,12 +168,12 @@ async def test_taken_while_it_is_written_down(tmp_path: Path, monkeypatch: pytes
     def slowly(spool: Spool, content: bytes, *, sync: bool) -> None:
         append(spool, content, sync=sync)
         loop.call_soon_threadsafe(writing.set)
-        assert written.wait(10)
+        assert written.wait(PATIENCE)
 
     monkeypatch.setattr(Spool, "_append", slowly)
     async with life.listener.hearing(life.outbox):
         life.ticks(1)
-        await asyncio.wait_for(writing.wait(), 10)
+        await asyncio.wait_for(writing.wait(), PATIENCE)
         life.listener.holding.set()
         assert await life.heard(1) == [1]
         written.set()
@@ -200,7 +203,7 @@ async def test_stop_without_a_broker(tmp_path: Path, *, hangs: bool) -> None:
     with capture_logs() as logs:
         async with life.listener.hearing(life.outbox):
             life.ticks(0, 1, 2)
-            await asyncio.wait_for(life.listener.began.wait(), 10)
+            await asyncio.wait_for(life.listener.began.wait(), PATIENCE)
     (line,) = (line for line in logs if line["event"] == "outbox.unsent")
     assert line["left"] == 3
     assert Life(tmp_path).outbox.waiting == 3
@@ -235,10 +238,9 @@ async def test_bounded_by_size(tmp_path: Path) -> None:
     assert life.listener.taken.empty()
 
 
-async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk they wait in memory, with a log; they are written down once there is room."""
-    life = Life(tmp_path)
-    life.listener.can_send = False
+@contextlib.contextmanager
+def _full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
+    """A disk that takes nothing; the event is set as soon as that was tried."""
     tried = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -246,12 +248,104 @@ async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         loop.call_soon_threadsafe(tried.set)
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as disk:
+        disk.setattr(Spool, "_append", full)
+        yield tried
+
+
+async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk they wait in memory, with a log; they are written down once there is room."""
+    life = Life(tmp_path)
+    life.listener.can_send = False
     with capture_logs() as logs:
         async with life.listener.hearing(life.outbox):
-            with monkeypatch.context() as disk:
-                disk.setattr(Spool, "_append", full)
+            with _full_disk(monkeypatch) as tried:
                 life.ticks(1, 2)
-                await asyncio.wait_for(tried.wait(), 10)
+                await asyncio.wait_for(tried.wait(), PATIENCE)
             await life.is_safe()
     assert "outbox.keep.failed" in [line["event"] for line in logs]
     assert Life(tmp_path).outbox.waiting == 2
+
+
+async def test_full_disk_when_all_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the broker took while the disk was full is struck off once there is room, and not told again."""
+    life = Life(tmp_path)
+    life.listener.can_send = False
+    async with life.listener.hearing(life.outbox):
+        life.ticks(1)
+        await life.is_safe()
+        with _full_disk(monkeypatch) as tried:
+            life.listener.can_send = True
+            assert await life.heard(1) == [1]
+            await asyncio.wait_for(tried.wait(), PATIENCE)
+        await life.is_safe()
+    assert Life(tmp_path).outbox.waiting == 0
+
+
+async def test_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notifications keep their order over a clock that goes back, in one life and from one to the next."""
+    times = iter(range(10**18, 0, -1))
+    monkeypatch.setattr("time.time_ns", lambda: next(times))
+    life = Life(tmp_path)
+    life.listener.can_send = False
+    async with life.listener.hearing(life.outbox):
+        life.ticks(1, 2)
+        await life.tell.conclude(record(State.ACTIVE), "create", "end")
+        await life.is_safe()
+
+    life = Life(tmp_path)
+    life.listener.can_send = False
+    async with life.listener.hearing(life.outbox):
+        life.ticks(3)
+        await life.is_safe()
+    life = Life(tmp_path)
+    async with life.listener.hearing(life.outbox):
+        assert await life.heard(4) == [1, 2, "sev.instance.create.end", 3]
+
+
+async def test_owed_and_spooled(tmp_path: Path) -> None:
+    """An end that only a record has comes before what the spool has of later."""
+    life = Life(tmp_path)
+    await life.tell.conclude(record(State.ACTIVE), "create", "end")
+    life.ticks(1)
+    spool = Spool(tmp_path / "notifications")
+    spool.open()
+    spool.commit([letter for letter in life.outbox._waiting.values() if letter.event_type.endswith("tick")], [])
+    spool.close()
+
+    life = Life(tmp_path)
+    async with life.listener.hearing(life.outbox):
+        assert await life.heard(2) == ["sev.instance.create.end", 1]
+
+
+async def test_records_that_cannot_be_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that a full disk keeps from being freed holds up no notification."""
+    life = Life(tmp_path)
+
+    def full(*_: object) -> None:
+        raise JournalFailed("the record cannot be written: No space left on device")
+
+    monkeypatch.setattr(RecordStore, "settle", full)
+    with capture_logs() as logs:
+        async with life.listener.hearing(life.outbox):
+            for _ in range(2):
+                await life.tell.conclude(record(State.ACTIVE), "create", "end")
+                assert await life.heard(1) == ["sev.instance.create.end"]
+                await life.is_safe()
+    assert [line["event"] for line in logs].count("outbox.settle.failed") == 2
+
+
+@pytest.mark.parametrize("can_send", [True, False])
+async def test_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, can_send: bool) -> None:
+    """Who has to know that a notification is safe waits until the broker or the disk has it, and no longer."""
+    monkeypatch.setattr(module, "_SAFE_SECONDS", PATIENCE)
+    life = Life(tmp_path)
+    life.listener.can_send = can_send
+    async with life.listener.hearing(life.outbox):
+        with capture_logs() as logs:
+            await life.tell.deleted(uuid4(), "req-1")
+        assert "outbox.unsafe" not in [line["event"] for line in logs]
+        if can_send:
+            await life.heard(1)
+            await life.is_safe()
+    assert Life(tmp_path).outbox.waiting == (0 if can_send else 1)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from sev_agent.compute.image_download import ImageNoHash
 from sev_agent.compute.image_inspection import ImageBackingFile, ImageFormatMismatch
 from sev_agent.compute.instances import InstanceExists
 from sev_agent.compute.record import Fault, State
-from sev_agent.compute.record_store import JournalFailed, RecordStore
+from sev_agent.compute.record_store import JournalFailed
 from sev_agent.domain.firmware import NoFirmware
 from sev_agent.errors import Conflict, InvalidRequest
 from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, NoMemory, NoSlot, StartFailed
@@ -24,6 +25,7 @@ from sev_agent.openstack.glance import ImageNotFound
 from sev_agent.openstack.placement import Full
 from sev_agent.schema import Attempt, Scheduling
 from sev_agent.sev.policy import PolicyInvalid
+from tests.journal import opened
 from tests.requests import instance, record
 from tests.unit.compute.scripted_host import Host, start
 
@@ -57,12 +59,33 @@ async def test_passed_on(host: Host) -> None:
     )
     assert error.payload["rescheduled"] is True
     assert error.payload["state"] == "rescheduled"
+    # What the next host tells, which may come first, is newer.
+    assert datetime.fromisoformat(str(error.payload["updated_at"])) <= host.schedulers.asked_at[0]
     assert cast("dict[str, Any]", error.payload["fault"])["code"] == "hypervisor.no_slot"
     assert not host.builder.made
     assert host.state(asked.uuid) is State.RESCHEDULED
     assert host.instances.views() == []
     assert b"aGVsbG8=" not in host.store.files(asked.uuid).record.read_bytes()
     assert host.counted("rescheduled", "hypervisor.no_slot") == 1
+
+
+ADDRESS = {"type": "bridge", "source": "br0", "address": {"interface": "192.0.2.10/24"}}
+
+
+@pytest.mark.parametrize(("networks", "version"), [([{"type": "user"}], "1.1"), ([ADDRESS], "1.2")])
+async def test_older_schedulers(host: Host, networks: list[dict[str, Any]], version: str) -> None:
+    """What they may not know is not said where it need not be; the oldest version is spoken that can say the rest."""
+    host.builder.faults = [NO_SLOT]
+    asked = instance(networks=networks)
+
+    await host.instances.build(asked, "req-1", SENT)
+    await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+
+    assert host.schedulers.versions == [version]
+    assert host.schedulers.sent[0]["instance"]["networks"] == networks
+    ((_, passed),) = host.schedulers.asked
+    assert passed.instance == asked
 
 
 @pytest.mark.parametrize(
@@ -162,8 +185,7 @@ async def test_undoing_is_refused(host: Host) -> None:
 
 async def test_restart(tmp_path: Path) -> None:
     """A daemon that died while it undid a failed build passes it on after its start, whole."""
-    before = RecordStore(tmp_path / "instances")
-    before.open()
+    before = opened(tmp_path / "instances")
     failing = record(State.FAILING, fault=Fault.of(NO_SLOT, "start"), scheduling=Scheduling(forced_host="node1"))
     before.save(failing)
     host = start(tmp_path / "instances")

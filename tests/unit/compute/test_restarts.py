@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sev_agent.compute.record import Record, State
-from sev_agent.compute.record_store import RecordStore
+from tests.journal import opened
 from tests.requests import instance, record
 from tests.unit.compute.scripted_host import PATIENCE, Host, start
 
@@ -17,8 +17,7 @@ from tests.unit.compute.scripted_host import PATIENCE, Host, start
 )
 async def test_restart(tmp_path: Path, state: State, then: State) -> None:
     """What was unfinished when the daemon died is finished after its start."""
-    before = RecordStore(tmp_path / "instances")
-    before.open()
+    before = opened(tmp_path / "instances")
     fault = {"fault": {"code": "x", "message": "y", "step": "disk"}} if state is State.FAILING else {}
     unfinished = Record.model_validate(record(state).model_dump() | fault)
     before.save(unfinished)
@@ -37,8 +36,7 @@ async def test_restart(tmp_path: Path, state: State, then: State) -> None:
 @pytest.mark.parametrize("state", [State.ACTIVE, State.STOPPED, State.ERROR, State.DELETED])
 async def test_restart_with_what_is_finished(tmp_path: Path, state: State) -> None:
     """What was finished is left alone by a resume."""
-    before = RecordStore(tmp_path / "instances")
-    before.open()
+    before = opened(tmp_path / "instances")
     finished = record(state)
     before.save(finished)
     host = start(tmp_path / "instances")

@@ -170,6 +170,13 @@ def test_a_shell_file_makes_its_user(cloud: OpenStack, tmp_path: Path, name: str
     assert (tmp_path / name).stat().st_mode & 0o077 == 0
 
 
+def test_the_operators_shell_knows_its_lab(cloud: OpenStack, tmp_path: Path) -> None:
+    """In a shell that read a lab's ``openrc``, the lab's commands are about that lab, wherever it lives."""
+    ShellFiles(directory=tmp_path, cloud=cloud, rabbit_url=RABBIT, hosts=()).write()
+    script = f'. {tmp_path}/openrc; printf "%s" "$SEV_AGENT_LAB_DIR"'
+    assert subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True).stdout == str(tmp_path)
+
+
 def test_every_tenant_has_a_password_of_its_own(cloud: OpenStack) -> None:
     """Nobody can log in as another, and least of all as the operator."""
     known = users(cloud)

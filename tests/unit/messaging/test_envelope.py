@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from sev_agent.errors import Conflict
 from sev_agent.messaging import envelope
-from sev_agent.messaging.envelope import (
-    Failure,
-    MalformedMessage,
-    Notification,
-    Priority,
-    Reply,
-    ReplyAddress,
-    Request,
-    RequestContext,
-)
+from sev_agent.messaging.envelope import Failure, Notification, Priority, Reply, ReplyAddress, Request, RequestContext
+from sev_agent.messaging.wire_json import MalformedMessage
 
 LIMIT = 1_000_000
 

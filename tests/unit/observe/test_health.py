@@ -44,6 +44,16 @@ def test_changes_are_told_once() -> None:
     assert told == ["gone", "refused", ""]
 
 
+def test_noted() -> None:
+    """What has a fault is down for it, and what has none is up."""
+    health = Health((Dependency.LIBVIRT,))
+    health.note(Dependency.LIBVIRT, OSError("gone"))
+    assert health.summary == "not ready: libvirt: gone"
+
+    health.note(Dependency.LIBVIRT, None)
+    assert health.is_ready
+
+
 def test_since(monkeypatch: pytest.MonkeyPatch) -> None:
     """Since when is the time of the change between up and down, not that of the reason."""
     now = 100.0
