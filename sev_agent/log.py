@@ -9,7 +9,7 @@ import structlog
 
 from sev_agent.config import LogFormat, LogSection
 
-_QUIET = ("asyncio", "aio_pika", "aiormq", "aiohttp.access", "pycdlib")
+_QUIET = ("asyncio", "aio_pika", "aiormq", "aiohttp.access", "apscheduler", "pycdlib")
 """Libraries whose informational records repeat what we log ourselves."""
 
 _MUTE = ("aiormq.connection",)

@@ -1,16 +1,17 @@
 """The minutely comparison of what runs with what Placement counts."""
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from logging import ERROR, WARNING
 from typing import Any, Final
 
 import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from sev_agent.compute.accounting import Accounting
 from sev_agent.compute.drift import Reconciliation
@@ -25,8 +26,9 @@ from sev_agent.uninterrupted import in_thread, raise_if_cancelled
 
 log = structlog.stdlib.get_logger(__name__)
 
+_JOB: Final = "reconcile"
 _RETRY_SECONDS: Final = 3.0
-_SHORTEST_SECONDS: Final = 1.0
+_LATE_SECONDS: Final = 2.0
 _THOROUGH_EVERY: Final = 60
 _MEMORY_OF_GONE: Final = timedelta(days=1)
 _MOST_GONE: Final = 10_000
@@ -78,46 +80,49 @@ class Reconciler:
         self._settings = settings
         self._on_drift = on_drift
         self._told: list[dict[str, Any]] = []
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._due = asyncio.Event()
-        # Of the loop, whose clock only goes forward: the machine's may be set back.
-        self._alarm: asyncio.TimerHandle | None = None
         self._blamed_libvirt = False
         self._runs_since_thorough = 0
         self.last: LastComparison | None = None
 
     async def run(self) -> None:
         """Compare whenever it is time, until cancelled."""
-        self.soon(after=self._pause())
+        # The job only rings: what it rings for is this task's own, so that it ends with it, and runs one at a time.
+        self._scheduler.add_job(
+            self._ring,
+            IntervalTrigger(
+                seconds=max(1, round(self._settings.interval)), jitter=round(self._settings.jitter) or None
+            ),
+            id=_JOB,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=None,
+        )
+        self._scheduler.start()
         try:
             while True:
                 raise_if_cancelled()
-                await self._due.wait()
-                self._due.clear()
+                await self._rung()
                 await self._compare()
         finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
+            self._scheduler.shutdown(wait=False)
 
     def soon(self, *, after: float = 0) -> None:
         """Have a run no later than ``after`` seconds from now; the rhythm starts from one that was moved forward."""
-        if not after:
+        if after:
+            self._move_forward(after)
+        else:
             self._due.set()
-        elif self._alarm is None or self._alarm.when() > asyncio.get_running_loop().time() + after:
-            self._wind(after)
 
-    def _ring(self) -> None:
-        self._due.set()
-        self._wind(self._pause())
-
-    def _wind(self, seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
-
-    def _pause(self) -> float:
-        """Seconds between two runs, so that the hosts do not all ask Placement at once."""
-        jitter = self._settings.jitter
-        return max(_SHORTEST_SECONDS, self._settings.interval + random.uniform(-jitter, jitter))
+    def _move_forward(self, after: float) -> bool:
+        """Whether the next run would have come later."""
+        due = datetime.now(UTC) + timedelta(seconds=after)
+        job = self._scheduler.get_job(_JOB)
+        if job is None or job.next_run_time <= due:
+            return False
+        job.modify(next_run_time=due)
+        return True
 
     async def now(self, *, dry_run: bool) -> Reconciliation:
         """Compare thoroughly, beside the rhythm; a dry run changes nothing. Raises what the comparison raises."""
@@ -126,6 +131,25 @@ class Reconciler:
         if not dry_run:
             self._note(outcome)
         return outcome
+
+    async def _rung(self) -> None:
+        """Wait until it is time.
+
+        The scheduler goes by the machine's clock: one that was set back would silence it for as long.
+        """
+        interval = self._settings.interval + self._settings.jitter
+        try:
+            async with asyncio.timeout(interval + _LATE_SECONDS):
+                await self._due.wait()
+        except TimeoutError:
+            # Where the next run is no later than it should be, only this process was held up.
+            if self._move_forward(interval):
+                log.warning("reconciler.clock_set_back", silent_seconds=interval + _LATE_SECONDS)
+        self._due.clear()
+
+    async def _ring(self) -> None:
+        # A coroutine, because the scheduler runs plain functions in threads, where an event must not be set.
+        self._due.set()
 
     async def _compare(self) -> None:
         self._runs_since_thorough += 1

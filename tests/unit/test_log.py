@@ -90,7 +90,7 @@ def test_level_rules_for_all() -> None:
 def test_chatter_of_libraries_is_left_out() -> None:
     """Informational records of the noisy libraries, and the error of each attempt to connect, are not written."""
     stream = _configured(level="debug")
-    logging.getLogger("pycdlib").info("creating ISO")
+    logging.getLogger("apscheduler.executors.default").info("Running job")
     logging.getLogger("asyncio").debug("Using selector")
     logging.getLogger("aiormq.connection").error("error when creating transport")
     logging.getLogger("aio_pika.channel").warning("channel closed")
