@@ -3,7 +3,7 @@
 import gc
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -41,6 +41,7 @@ from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.consumer import NotificationConsumer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.page import StatusPage, Table, counted
 from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
 from sev_agent.openstack.tokens import KeystoneTokens
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
@@ -164,7 +165,13 @@ class ApiService:
         )
         api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
-        self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
+        self._http = HttpEndpoints(
+            config.http,
+            health=self._health,
+            metrics=self._metrics,
+            page=StatusPage(f"API on {socket.gethostname()}", health=self._health, tables=self._tables),
+            is_alive=self._is_alive,
+        )
         self._metrics.observe_health(self._health)
 
     async def prepare(self) -> None:
@@ -194,6 +201,10 @@ class ApiService:
     async def close(self) -> None:
         """Let go of the database, when every part has stopped."""
         await self._database.close()
+
+    def _tables(self) -> Iterator[Table]:
+        yield counted("Notifications", self._metrics.notifications)
+        yield counted("Servers looked after", self._metrics.upkeep)
 
     def _authentication(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
         auth = self._config.auth

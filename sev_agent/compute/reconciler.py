@@ -1,7 +1,10 @@
 """The minutely comparison of what runs with what Placement counts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from logging import ERROR, WARNING
 from typing import Any, Final
@@ -16,7 +19,7 @@ from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import ReconcilerSection
 from sev_agent.errors import SevAgentError
-from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
+from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable, NoAnswer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
 from sev_agent.uninterrupted import in_thread, raise_if_cancelled
@@ -33,6 +36,17 @@ _MOST_GONE: Final = 10_000
 
 OnDrift = Callable[[list[dict[str, Any]]], None]
 """Takes what was found different, as ``Reconciliation.findings`` tells it, when it is news."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastComparison:
+    """When the last one that ended well did (seconds of ``time.time``), and how many differences it found.
+
+    These are counted by their kind and by whether they were repaired.
+    """
+
+    at: float
+    found: Mapping[tuple[str, bool], int]
 
 
 class Reconciler:
@@ -70,6 +84,7 @@ class Reconciler:
         self._due = asyncio.Event()
         self._blamed_libvirt = False
         self._runs_since_thorough = 0
+        self.last: LastComparison | None = None
 
     async def run(self) -> None:
         """Compare whenever it is time, until cancelled."""
@@ -157,7 +172,7 @@ class Reconciler:
         if self._health.down(at_fault, str(error)):
             log.warning("reconciliation.failed", dependency=at_fault, code=error.code, error=str(error))
         # A connection that is lost brings the next comparison by its return; anything else is tried again.
-        if not isinstance(error, HypervisorUnavailable):
+        if isinstance(error, NoAnswer) or not isinstance(error, HypervisorUnavailable):
             self.soon(after=_RETRY_SECONDS)
 
     def _note(self, outcome: Reconciliation) -> None:
@@ -169,6 +184,7 @@ class Reconciler:
         self._metrics.reconciliations.labels("clean" if outcome.is_clean else "repaired").inc()
         self._metrics.reconciled_at.set_to_current_time()
         findings = outcome.findings()
+        self.last = LastComparison(time.time(), Counter((found["kind"], found["repaired"]) for found in findings))
         for found in findings:
             self._metrics.differences.labels(found["kind"], str(found["repaired"]).lower()).inc()
         news = [found for found in findings if found["repaired"] or found not in self._told]
