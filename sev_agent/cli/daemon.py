@@ -1,6 +1,5 @@
 """What the commands of all daemons share: the file that they are told by, and their exit statuses."""
 
-import asyncio
 import gc
 from collections.abc import Coroutine
 from pathlib import Path
@@ -47,12 +46,14 @@ def prepare(model: type[D], config: Path, *, check: bool) -> D:
 
 def serve(work: Coroutine[Any, Any, None]) -> None:
     """Run a daemon to its end; what it fails with is told on standard error and by the exit status."""
+    from sev_agent import service  # noqa: PLC0415 - it imports structlog
+
     # What is loaded by now stays, and need not be looked through for garbage. As a part of what the collector counts it
     # would also put off the collection of all the rest: until a quarter of it has become garbage.
     gc.collect()
     gc.freeze()
     try:
-        asyncio.run(work)
+        service.run(work)
     except HostTaken as error:
         _end(error, HOST_TAKEN)
     except ConfigurationError as error:
