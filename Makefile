@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 STAMP := $(VENV)/.installed
 
 # Downloads, the OpenStack services' environment and the guest image, shared by the demo and the tests.
@@ -19,22 +21,26 @@ demo: $(STAMP) ## Bring a lab up, boot a guest in it, show the evidence.
 down: $(STAMP) ## End the lab that the demo left up.
 	$(RUN)/sev-agent lab down
 
-test: quick test-integration test-e2e test-faults ## Run everything that CI runs.
+test: quick ## Run everything that CI runs; the suites that need services two at a time.
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 BESIDE_ANOTHER=yes test-faults test-integration test-e2e
+
+# Where two suites run side by side, each line says whose it is.
+suite = $(RUN)/pytest tests/$(1)$(if $(BESIDE_ANOTHER), 2>&1 | sed --unbuffered 's/^/$(1) | /')
 
 quick: ## Check style and types, and beside that run the unit tests.
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target lint test-unit
 
 test-unit: $(STAMP) test-packages ## Run what needs no services: seconds.
-	$(RUN)/pytest tests/unit
+	$(call suite,unit)
 
 test-integration: $(STAMP) test-packages ## Run each adapter against its real service.
-	$(RUN)/pytest tests/integration
+	$(call suite,integration)
 
 test-e2e: $(STAMP) test-packages ## Boot real guests on a lab of the tests' own.
-	$(RUN)/pytest tests/e2e
+	$(call suite,e2e)
 
 test-faults: $(STAMP) test-packages ## Break every service and the daemon itself, and see that all counts still hold.
-	$(RUN)/pytest tests/faults
+	$(call suite,faults)
 
 lint: $(STAMP) ## Check style and types.
 	$(RUN)/ruff check .
