@@ -168,6 +168,14 @@ class Instance(Model):
         return ".".join(labels)[:63].strip("-.") or f"server-{self.uuid}"
 
 
+def needed_version(instance: Instance) -> str:
+    """The oldest version that the schedulers must speak for ``instance``, dumped without its defaults.
+
+    A host that is upgraded before them gets along with them that way, as oslo.messaging's version caps have it.
+    """
+    return "1.2" if any(network.address is not None for network in instance.networks) else "1.1"
+
+
 HostName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")]
 """A compute host, as its configuration names it: part of the names of its queues."""
 

@@ -19,12 +19,14 @@ from sev_agent.api.app import ComputeApi
 from sev_agent.api.caller import LoopbackAuthenticator
 from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.migrations import upgrade
 from sev_agent.api.routes import Answer, Call, Route
 from sev_agent.api.service import every_route
 from sev_agent.api.tenant_images import TenantImages
 from sev_agent.api.told import Listener
+from sev_agent.api.upkeep import Upkeep
 from sev_agent.api.withdrawals import Withdrawals
 from sev_agent.config import (
     ApiConfig,
@@ -37,7 +39,7 @@ from sev_agent.config import (
     ServiceSection,
 )
 from sev_agent.errors import SevAgentError
-from sev_agent.messaging.client import RpcClient
+from sev_agent.messaging.client import QueueUse, RpcClient
 from sev_agent.openstack.identity import NoIdentity
 from tests.unit.cli.cloud import ScriptedCloud
 
@@ -46,11 +48,15 @@ QUOTA = QuotaSection(servers=10, vcpus=-1, ram_mb=-1)
 
 
 class SentRequests:
-    """In the place of ``RpcClient``: keeps the casts. ``fault`` is raised instead, where it is set."""
+    """In the place of ``RpcClient``: keeps the casts. ``fault`` is raised instead, where it is set.
+
+    ``waiting`` is how many requests are told to wait in every queue.
+    """
 
     def __init__(self) -> None:
         self.casts: list[tuple[str, Mapping[str, Any]]] = []
         self.fault: SevAgentError | None = None
+        self.waiting = 0
 
     async def cast(self, method: str, arguments: Mapping[str, Any], **_: Any) -> None:
         if self.fault is not None:
@@ -60,6 +66,10 @@ class SentRequests:
     async def call(self, method: str, arguments: Mapping[str, Any], **_: Any) -> Any:
         await self.cast(method, arguments)
         return ""
+
+    async def queue_use(self, queue: str) -> QueueUse:
+        del queue
+        return QueueUse(consumers=1, waiting=self.waiting)
 
 
 def held_to_its_word(route: Route) -> Route:
@@ -89,11 +99,13 @@ class InProcessApi:
         sent: SentRequests,
         cloud: ScriptedCloud,
         withdrawals: Withdrawals,
+        handovers: Handovers,
     ) -> None:
         self.api = api
         self.url = url
         self.sent = sent
         self.withdrawals = withdrawals
+        self.handovers = handovers
         self.cloud = cloud
         self._session = session
 
@@ -116,6 +128,21 @@ class InProcessApi:
         async with self._session.request(method, f"{self.url}/v2.1{path}", headers=sent, **arguments) as answer:
             body = await answer.read()
             return answer.status, await answer.json() if body else None
+
+
+def upkeep_of(api: InProcessApi) -> Upkeep:
+    """That of its process, over what it would send; it does not run."""
+    config = ApiConfig()
+    return Upkeep(
+        config,
+        database=api.withdrawals._database,
+        casts=Casts(cast("RpcClient", api.sent), call_timeout=1),
+        listener=Listener(config.upkeep),
+        withdrawals=api.withdrawals,
+        handovers=api.handovers,
+        metrics=ApiMetrics(),
+        broker_is_up=lambda: True,
+    )
 
 
 async def file_database(directory: Path) -> DatabaseSection:
@@ -148,7 +175,7 @@ async def serving(
         )
         database = Database(config.database)
         closing.push_async_callback(database.close)
-        withdrawals = Withdrawals(database, Listener(config.upkeep))
+        withdrawals, handovers = Withdrawals(database, Listener(config.upkeep)), Handovers(database)
         routes = every_route(
             config,
             database=database,
@@ -156,6 +183,7 @@ async def serving(
             casts=Casts(cast("RpcClient", sent), call_timeout=1),
             changes=Listener(config.upkeep),
             withdrawals=withdrawals,
+            handovers=handovers,
         )
         api = ComputeApi(
             map(held_to_its_word, routes),
@@ -164,4 +192,4 @@ async def serving(
             metrics=ApiMetrics(),
         )
         server = await closing.enter_async_context(TestServer(api.app, host="127.0.0.1"))
-        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud, withdrawals)
+        yield InProcessApi(api, str(server.make_url("")).rstrip("/"), session, sent, cloud, withdrawals, handovers)

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,8 +18,10 @@ from sev_agent.api.casts import Casts
 from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.faults import BadRequest, Forbidden, ItemNotFound
 from sev_agent.api.flavors import Flavor, Flavors
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.quota import QuotaExceeded, Usage
-from sev_agent.api.server_bodies import NewServer
+from sev_agent.api.server_bodies import MAX_METADATA, NewServer
+from sev_agent.api.servers import merged
 from sev_agent.api.state import Task, Vm
 from sev_agent.api.tables import KeypairRow, ServerRow
 from sev_agent.api.tenant_images import TenantImages
@@ -63,6 +64,7 @@ class Creation:
         images: TenantImages,
         casts: Casts,
         withdrawals: Withdrawals,
+        handovers: Handovers,
         config: ApiConfig,
     ) -> None:
         self._database = database
@@ -70,11 +72,12 @@ class Creation:
         self._images = images
         self._casts = casts
         self._withdrawals = withdrawals
+        self._handovers = handovers
         self._config = config
         self._pools = AddressPools(config.networks)
 
     async def create(self, caller: Caller, asked: NewServer, request_id: str) -> list[ServerRow]:
-        """Write the servers down and hand them to the schedulers; all, or none.
+        """Write the servers down and hand them to the schedulers; as many as the quota allows, or none.
 
         Raises ``BadRequest`` and the refusals of the rules, ``Forbidden`` (quota), ``Unavailable``.
         """
@@ -83,11 +86,12 @@ class Creation:
                 f"at most {self._config.api.max_servers_per_request} servers can be created at once",
                 field="server.max_count",
             )
+        merged({}, asked.metadata, MAX_METADATA)
         checked = await self._check(caller, asked)
         rows = self._rows(caller, checked, request_id)
         ids = [row.id for row in rows]
         try:
-            await self._write(caller, rows, asked.addresses)
+            rows = await self._write(caller, rows, asked)
             reached(CrashPoint.CREATE_AFTER_ROW)
             for row in rows:
                 await self._casts.schedule(row)
@@ -102,7 +106,8 @@ class Creation:
             log.warning("server.create.failed", error=str(error))
             await uninterrupted(self._withdrawals.withdraw(ids))
             raise
-        log.info("server.create.accepted", instance_uuids=ids)
+        self._handovers.remember(row.id for row in rows)
+        log.info("server.create.accepted", instance_uuids=[row.id for row in rows])
         return rows
 
     async def _check(self, caller: Caller, asked: NewServer) -> _Checked:
@@ -204,26 +209,24 @@ class Creation:
             request={"instance": instance.model_dump(mode="json"), "generation": checked.generation.value},
             nics=known_nics(instance),
             attempt=0,
-            casts=1,
+            casts=0,
             looks=0,
             look_at=now + timedelta(seconds=self._config.upkeep.schedule_deadline),
             **values,
         )
 
-    async def _write(
-        self, caller: Caller, rows: Sequence[ServerRow], addresses: Sequence[tuple[str, IPv4Address | None]]
-    ) -> None:
-        asked = Usage(
-            servers=len(rows),
-            vcpus=sum(row.vcpus for row in rows),
-            ram_mb=sum(row.memory_mb for row in rows),
-        )
+    async def _write(self, caller: Caller, rows: Sequence[ServerRow], asked: NewServer) -> list[ServerRow]:
+        """Those of ``rows``, which are all alike, that the quota allows."""
+        each = Usage(servers=1, vcpus=rows[0].vcpus, ram_mb=rows[0].memory_mb)
         async with self._database.writing() as session:
             await quota.hold(session, caller.project_id)
-            quota.check(self._config.quota, await quota.usage(session, caller.project_id), asked)
-            session.add_all(rows)
+            used = await quota.usage(session, caller.project_id)
+            count = quota.affordable(self._config.quota, used, each, least=asked.min_count, most=len(rows))
+            written = list(rows[:count])
+            session.add_all(written)
             await session.flush()
-            await self._pools.give(session, rows, addresses)
+            await self._pools.give(session, written, asked.addresses)
+        return written
 
 
 def _instance(caller: Caller, checked: _Checked, uuid: UUID, name: str) -> Instance:

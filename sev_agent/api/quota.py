@@ -20,6 +20,9 @@ class Usage:
     vcpus: int
     ram_mb: int
 
+    def times(self, count: int) -> "Usage":
+        return Usage(servers=self.servers * count, vcpus=self.vcpus * count, ram_mb=self.ram_mb * count)
+
 
 class QuotaExceeded(Forbidden):
     """The project would have more than it may."""
@@ -47,6 +50,18 @@ def check(limits: QuotaSection, used: Usage, asked: Usage) -> None:
     over = list(_over(limits, used, asked))
     if over:
         raise QuotaExceeded("Quota exceeded for " + "; ".join(over), remedy="delete servers, or ask for a larger quota")
+
+
+def affordable(limits: QuotaSection, used: Usage, each: Usage, *, least: int, most: int) -> int:
+    """How many servers that take ``each`` are within ``limits``: ``most``, or fewer, as in Nova.
+
+    Raises ``QuotaExceeded`` where they would be under ``least``.
+    """
+    for count in range(most, least, -1):
+        if not any(_over(limits, used, each.times(count))):
+            return count
+    check(limits, used, each.times(least))
+    return least
 
 
 def _over(limits: QuotaSection, used: Usage, asked: Usage) -> Iterator[str]:

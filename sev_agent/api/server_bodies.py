@@ -11,6 +11,8 @@ from sev_agent.api.routes import Body
 from sev_agent.schema import MAX_USER_DATA, Text, is_base64, is_line
 
 MAX_METADATA = 128
+"""Items of a server. More are over a quota, and not malformed: as in Nova."""
+
 MAX_TAGS = 50
 DEFAULT_GROUP: Final = "default"
 """The security group that every server is in."""
@@ -28,7 +30,7 @@ Name = Annotated[str, Field(max_length=255), AfterValidator(is_server_name)]
 Description = Annotated[str, Field(max_length=255), AfterValidator(is_line)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9\-_:. ]+$")]
 MetadataValue = Annotated[Text, Field(max_length=255)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
+Metadata = dict[MetadataKey, MetadataValue]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[^,/]+$"), AfterValidator(is_line)]
 Count = Annotated[int, Number, Field(ge=1, le=2**31 - 1)]
 
@@ -127,7 +129,7 @@ class NewServer(Body):
 
     @property
     def count(self) -> int:
-        """How many servers: as many as may be, since a quota that does not suffice refuses the whole."""
+        """How many servers at most: fewer, and never under ``min_count``, where a quota does not suffice for all."""
         return self.max_count if self.max_count is not None else self.min_count
 
 

@@ -211,7 +211,7 @@ class ServerRoutes:
     async def _replace_metadata(self, call: Call) -> dict[str, Any]:
         """Set all of a server's metadata."""
         asked = call.body_as(AllMetadata).metadata
-        return await self._change_metadata(call, lambda _: dict(asked))
+        return await self._change_metadata(call, lambda _: merged({}, asked, MAX_METADATA))
 
     async def _datum(self, call: Call) -> dict[str, Any]:
         """Show one item of a server's metadata."""

@@ -12,6 +12,7 @@ from sev_agent.api.caller import Caller
 from sev_agent.api.database import Database
 from sev_agent.api.faults import BadRequest, ItemNotFound
 from sev_agent.api.paging import Sorted, after
+from sev_agent.api.quota import QuotaExceeded
 from sev_agent.api.tables import ServerRow
 
 _LAST = Sorted((ServerRow.id, None), descending=True)
@@ -86,8 +87,8 @@ def _not_found(server_id: str) -> ItemNotFound:
 
 
 def merged(held: Mapping[str, str], more: Mapping[str, str], most: int) -> dict[str, Any]:
-    """Both, the second winning. Raises ``BadRequest`` where they are too many."""
+    """Both, the second winning. Raises ``QuotaExceeded`` where they are too many."""
     both = {**held, **more}
     if len(both) > most:
-        raise BadRequest(f"Maximum number of metadata items exceeds {most}")
+        raise QuotaExceeded(f"Maximum number of metadata items exceeds {most}", field="metadata")
     return both

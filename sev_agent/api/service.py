@@ -3,7 +3,7 @@
 import gc
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -19,6 +19,7 @@ from sev_agent.api.database import Database, DatabaseUnavailable
 from sev_agent.api.events import Events
 from sev_agent.api.flavor_routes import FlavorRoutes
 from sev_agent.api.flavors import Flavors
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.keypair_routes import KeypairRoutes
 from sev_agent.api.keypairs import Keypairs
 from sev_agent.api.listening_socket import ListeningSocket
@@ -40,6 +41,7 @@ from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.consumer import NotificationConsumer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.page import StatusPage, Table, counted
 from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
 from sev_agent.openstack.tokens import KeystoneTokens
 from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
@@ -79,12 +81,19 @@ def every_route(
     casts: Casts,
     changes: Listener,
     withdrawals: Withdrawals,
+    handovers: Handovers,
 ) -> Iterable[Route]:
     """Every group of routes; a new group is a line here."""
     zone, most = config.api.availability_zone, config.api.max_limit
     flavors, servers = Flavors(database), Servers(database)
     creation = Creation(
-        database=database, flavors=flavors, images=images, casts=casts, withdrawals=withdrawals, config=config
+        database=database,
+        flavors=flavors,
+        images=images,
+        casts=casts,
+        withdrawals=withdrawals,
+        handovers=handovers,
+        config=config,
     )
     actions = ServerActions(database, casts, changes, config.upkeep)
     return (
@@ -125,6 +134,7 @@ class ApiService:
         self._casts = Casts(self._rpc, call_timeout=config.upkeep.call_timeout)
         self._changes = Listener(config.upkeep)
         withdrawals = Withdrawals(self._database, self._changes)
+        handovers = Handovers(self._database)
         events = Events(self._database, self._casts, self._changes, self._metrics)
         self._ear = NotificationConsumer(
             self._broker,
@@ -138,6 +148,7 @@ class ApiService:
             casts=self._casts,
             listener=self._changes,
             withdrawals=withdrawals,
+            handovers=handovers,
             metrics=self._metrics,
             broker_is_up=lambda: self._broker.is_up,
         )
@@ -150,10 +161,17 @@ class ApiService:
             casts=self._casts,
             changes=self._changes,
             withdrawals=withdrawals,
+            handovers=handovers,
         )
         api = ComputeApi(routes, authenticator=authenticator, settings=config.api, metrics=self._metrics)
         self._socket = ListeningSocket(api.app, config.api, on_listening=self._on_listening)
-        self._http = HttpEndpoints(config.http, health=self._health, metrics=self._metrics, is_alive=self._is_alive)
+        self._http = HttpEndpoints(
+            config.http,
+            health=self._health,
+            metrics=self._metrics,
+            page=StatusPage(f"API on {socket.gethostname()}", health=self._health, tables=self._tables),
+            is_alive=self._is_alive,
+        )
         self._metrics.observe_health(self._health)
 
     async def prepare(self) -> None:
@@ -183,6 +201,10 @@ class ApiService:
     async def close(self) -> None:
         """Let go of the database, when every part has stopped."""
         await self._database.close()
+
+    def _tables(self) -> Iterator[Table]:
+        yield counted("Notifications", self._metrics.notifications)
+        yield counted("Servers looked after", self._metrics.upkeep)
 
     def _authentication(self, session: aiohttp.ClientSession) -> tuple[Identity, Authenticator]:
         auth = self._config.auth

@@ -95,7 +95,8 @@ class ServerRow(Table):
     ``flavor`` is the flavor as it was at the creation, ``request`` the RPC's ``Instance``, ``nics`` what
     ``addresses.known_nics`` says of it. ``told_by`` and ``told_at``
     are the host that last told of it and the time of its record; ``attempt`` is how many hosts the newest word of the
-    scheduler had tried. ``look_at`` is when the upkeep looks after it, ``looks`` how often it has in vain.
+    scheduler had tried. ``casts`` is how often it was handed to the schedulers; 0 where only who made it knows.
+    ``look_at`` is when the upkeep looks after it, ``looks`` how often it has in vain.
     ``terminate_host`` is the host that was asked to delete it. One that is deleted and still has a task is gone for
     its owner only: its host has not said so.
     """

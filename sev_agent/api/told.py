@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from sev_agent.api.state import Condition, Task, Vm, of_host
 from sev_agent.api.tables import ServerRow
@@ -35,27 +35,35 @@ class Outcome(StrEnum):
     IGNORED = "ignored"
 
 
+def _storable(value: Any) -> Any:
+    """A text without what no database keeps: NUL, and halves of surrogate pairs. A program's output may have either."""
+    return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+_Word = Annotated[str, BeforeValidator(_storable)]
+
+
 class _Part(BaseModel):
     """Others may add fields: unknown ones are ignored."""
 
 
 class Fault(_Part):
-    code: str = ""
-    message: str = ""
-    remedy: str | None = None
+    code: _Word = ""
+    message: _Word = ""
+    remedy: _Word | None = None
 
 
 class Attempt(_Part):
-    host: str
-    code: str = ""
-    message: str = ""
+    host: _Word
+    code: _Word = ""
+    message: _Word = ""
 
 
 class Told(_Part):
     """The payload of a notification about an instance, by a host or a scheduler, or a host's answer."""
 
     instance_uuid: str = ""
-    host: Annotated[str, Field(max_length=255)] | None = None
+    host: Annotated[_Word, Field(max_length=255)] | None = None
     state: str | None = None
     updated_at: AwareDatetime | None = None
     fault: Fault | None = None
@@ -113,8 +121,8 @@ class Listener:
         now = datetime.now(UTC)
         row.vm_state = condition.vm.value
         row.task_state = condition.task.value if condition.task else None
-        row.host = told.host
-        row.told_by, row.told_at = told.host, told.updated_at or row.told_at
+        row.host = told.host or row.host
+        row.told_by, row.told_at = row.host, told.updated_at or row.told_at
         row.fault = None if told.fault is None else fault_of(told.fault, now)
         row.updated_at = now
         row.looks = 0
@@ -167,7 +175,7 @@ class Listener:
         if not _waits(row) or len(told.tried) < row.attempt or row.told_by == host:
             return STALE
         row.attempt = len(told.tried)
-        row.host = host
+        row.host, row.casts = host, row.casts or 1
         row.vm_state, row.task_state, row.fault = Vm.BUILDING.value, Task.SPAWNING.value, None
         row.look_at, row.looks = self._later(), 0
         row.updated_at = datetime.now(UTC)
@@ -175,7 +183,11 @@ class Listener:
 
     def _not_scheduled(self, row: ServerRow, told: Told) -> Effect:
         if row.deleted_at is not None:
-            return STALE
+            if row.host is not None or row.task_state != Task.DELETING:
+                return STALE
+            # It was given up while its request waited, and now it is sure that it is nowhere.
+            row.task_state = None
+            return APPLIED
         if row.task_state == Task.DELETING:
             if row.terminate_host is None:
                 self.forget(row)
@@ -245,6 +257,7 @@ class Listener:
     def _wait_for_another(self, row: ServerRow, told: Told, host: str) -> Effect:
         now = datetime.now(UTC)
         row.told_by, row.told_at = host, told.updated_at
+        row.casts = row.casts or 1
         row.vm_state, row.task_state, row.host = Vm.BUILDING.value, Task.SCHEDULING.value, None
         row.look_at, row.looks = now + timedelta(seconds=self._settings.schedule_deadline), 0
         row.updated_at = now

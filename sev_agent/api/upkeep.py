@@ -4,6 +4,7 @@ Those on no way are compared with their hosts' word, too, seldom: a notification
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,9 @@ from sqlalchemy.orm import undefer
 
 from sev_agent.api.casts import Casts, NoScheduler
 from sev_agent.api.database import Database, DatabaseUnavailable
+from sev_agent.api.handovers import Handovers
 from sev_agent.api.metrics import ApiMetrics
+from sev_agent.api.queue_progress import QueueProgress
 from sev_agent.api.state import Condition, Task, Vm, of_host
 from sev_agent.api.tables import AddressPoolRow, ServerRow
 from sev_agent.api.told import SILENT, Listener, Told
@@ -30,6 +33,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _AT_ONCE = 10
 _BATCH = 100
+_LAST_SECONDS = 3.0
 _PATIENCE = ASK_AT_ONCE
 """Looks after which a host that knows nothing of a request is believed: it may still wait in the host's queue."""
 _NOT_FOUND = "instance.not_found"
@@ -51,6 +55,7 @@ class Upkeep:
         casts: Casts,
         listener: Listener,
         withdrawals: Withdrawals,
+        handovers: Handovers,
         metrics: ApiMetrics,
         broker_is_up: Callable[[], bool],
     ) -> None:
@@ -58,24 +63,37 @@ class Upkeep:
         self._casts = casts
         self._listener = listener
         self._withdrawals = withdrawals
+        self._handovers = handovers
         self._metrics = metrics
         self._settings = config.upkeep
+        self._progress = QueueProgress(
+            database, believed=config.upkeep.interval, margin=config.upkeep.schedule_deadline
+        )
         self._retention = timedelta(seconds=config.api.deleted_retention)
         self._broker_is_up = broker_is_up
 
     async def run(self) -> None:
-        """Look, and look again, until cancelled."""
-        while True:
-            raise_if_cancelled()
-            try:
-                await uninterrupted(self._withdrawals.settle())
-                await uninterrupted(self._purge())
-                if self._broker_is_up():
-                    while await self._look():
-                        pass
-            except DatabaseUnavailable as error:
-                log.warning("upkeep.postponed", error=str(error))
-            await asyncio.sleep(self._settings.interval * random.uniform(0.8, 1.2))
+        """Look, and look again, until cancelled; then write down what this process alone knows of creations."""
+        try:
+            while True:
+                raise_if_cancelled()
+                try:
+                    await uninterrupted(self._settle())
+                    await uninterrupted(self._purge())
+                    if self._broker_is_up():
+                        while await self._look():
+                            pass
+                except DatabaseUnavailable as error:
+                    log.warning("upkeep.postponed", error=str(error))
+                await asyncio.sleep(self._settings.interval * random.uniform(0.8, 1.2))
+        finally:
+            with contextlib.suppress(DatabaseUnavailable, TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self._settle()
+
+    async def _settle(self) -> None:
+        await self._withdrawals.settle()
+        await self._handovers.settle()
 
     async def _look(self) -> bool:
         """Claim what is due, and see after it; whether there may be more."""
@@ -129,17 +147,22 @@ class Upkeep:
         if row.host is not None:
             return await self._ask_host(row, row.host)
         if row.task_state == Task.DELETING:
-            # No scheduler and no host has spoken of it since: it is nowhere. If one does later, it is deleted there.
-            return await self._change(row, self._listener.forget, "forgotten")
+            # No scheduler and no host has spoken of it since: it is nowhere. If one does later, it is deleted there;
+            # while its request may wait for a scheduler, nobody else gets its addresses.
+            use = await self._casts.schedulers_take()
+            forget = self._listener.forget_unconfirmed if use.waiting else self._listener.forget
+            return await self._change(row, forget, "forgotten")
         if row.vm_state == Vm.BUILDING:
             return await self._schedule_again(row)
         return "nothing"
 
     async def _schedule_again(self, row: ServerRow) -> str:
         use = await self._casts.schedulers_take()
-        if use.waiting:
+        if use.waiting and not await self._progress.has_passed(row.updated_at):
             # Its request may be among them: nothing is lost, the schedulers are away or busy.
             return "waiting"
+        if not row.casts:
+            return await self._not_handed_over(row)
         if row.casts >= self._settings.schedule_attempts:
             message = (
                 f"no scheduler said anything of it, though it was handed to them {row.casts} times"
@@ -150,6 +173,7 @@ class Upkeep:
 
         def again(held: ServerRow) -> None:
             held.casts += 1
+            held.updated_at = datetime.now(UTC)
             held.looks, held.look_at = 0, later
 
         try:
@@ -158,6 +182,25 @@ class Upkeep:
             log.warning("upkeep.no_scheduler", instance_uuid=row.id, error=str(error))
         # Counted afterwards: what the broker never took was no attempt, and one that is made twice does no harm.
         return await self._change(row, again, "scheduled_again")
+
+    async def _not_handed_over(self, row: ServerRow) -> str:
+        """Who made it is dead: had it answered, then that it failed; or it left whoever asked without any answer.
+
+        To hand it over now could make a second one beside that of the next try. If it was handed over after all, and
+        its request is in the hands of a slow scheduler, it is built when that one says so.
+        """
+        if row.looks < _PATIENCE:
+            return "waiting"
+        message = (
+            "the API process that took the request ended before it had handed it to the schedulers"
+            " (delete this server, and create another one)"
+        )
+
+        def end(held: ServerRow) -> None:
+            if not held.casts:
+                self._listener.fail(held, message, code=SILENT)
+
+        return await self._change(row, end, "failed")
 
     async def _ask_host(self, row: ServerRow, host: str) -> str:
         try:

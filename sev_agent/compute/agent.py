@@ -26,6 +26,7 @@ from sev_agent.compute.methods import query_methods, work_methods
 from sev_agent.compute.nova_tree import NovaTree
 from sev_agent.compute.operations import Operations
 from sev_agent.compute.outbox import Outbox
+from sev_agent.compute.overview import Overview
 from sev_agent.compute.own_tree import OwnTree
 from sev_agent.compute.power import Power
 from sev_agent.compute.provider_upkeep import Providers
@@ -49,6 +50,7 @@ from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.lookout import Lookout, Question
 from sev_agent.observe.metrics import Metrics
+from sev_agent.observe.page import StatusPage
 from sev_agent.openstack.glance import Glance
 from sev_agent.openstack.identity import KeystoneIdentity, identify
 from sev_agent.openstack.placement import Placement
@@ -237,10 +239,23 @@ class _Agent:
             health=self._health,
             metrics=self._metrics,
         )
+        overview = Overview(
+            host,
+            status=self._status,
+            readiness=readiness,
+            accounting=self._accounting,
+            store=self._store,
+            operations=operations,
+            reconciler=self._reconciler,
+            outbox=self._outbox,
+            hypervisor=self._hypervisor,
+            metrics=self._metrics,
+        )
         self._http = HttpEndpoints(
             config.http,
             health=self._health,
             metrics=self._metrics,
+            page=StatusPage(f"Host {host}", health=self._health, tables=overview.tables),
             is_alive=self._is_alive,
             on_listening=self._on_listening,
         )

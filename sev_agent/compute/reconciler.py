@@ -1,7 +1,10 @@
 """The minutely comparison of what runs with what Placement counts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from logging import ERROR, WARNING
 from typing import Any, Final
@@ -33,6 +36,17 @@ _MOST_GONE: Final = 10_000
 
 OnDrift = Callable[[list[dict[str, Any]]], None]
 """Takes what was found different, as ``Reconciliation.findings`` tells it, when it is news."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastComparison:
+    """When the last one that ended well did (seconds of ``time.time``), and how many differences it found.
+
+    These are counted by their kind and by whether they were repaired.
+    """
+
+    at: float
+    found: Mapping[tuple[str, bool], int]
 
 
 class Reconciler:
@@ -70,6 +84,7 @@ class Reconciler:
         self._due = asyncio.Event()
         self._blamed_libvirt = False
         self._runs_since_thorough = 0
+        self.last: LastComparison | None = None
 
     async def run(self) -> None:
         """Compare whenever it is time, until cancelled."""
@@ -169,6 +184,7 @@ class Reconciler:
         self._metrics.reconciliations.labels("clean" if outcome.is_clean else "repaired").inc()
         self._metrics.reconciled_at.set_to_current_time()
         findings = outcome.findings()
+        self.last = LastComparison(time.time(), Counter((found["kind"], found["repaired"]) for found in findings))
         for found in findings:
             self._metrics.differences.labels(found["kind"], str(found["repaired"]).lower()).inc()
         news = [found for found in findings if found["repaired"] or found not in self._told]

@@ -10,7 +10,7 @@ from sev_agent.messaging import topology
 from sev_agent.messaging.broker import Unroutable
 from sev_agent.messaging.client import RpcClient
 from sev_agent.messaging.envelope import RequestContext
-from sev_agent.schema import Attempt, Instance, Scheduling
+from sev_agent.schema import Attempt, Instance, Scheduling, needed_version
 from sev_agent.sev.generation import Generation
 
 log = structlog.stdlib.get_logger(__name__)
@@ -52,7 +52,8 @@ class Rescheduling:
         mine = Attempt(host=self._host, code=fault.code[:_MAX_CODE], message=fault.message[:_MAX_MESSAGE])
         tried = [attempt for attempt in scheduling.tried if attempt.host != self._host]
         arguments = {
-            "instance": instance.model_dump(mode="json"),
+            # Schedulers may be older than this host: what is not said they need not know.
+            "instance": instance.model_dump(mode="json", exclude_defaults=True),
             "host": scheduling.forced_host,
             "generation": generation,
             "tried": [attempt.model_dump(mode="json") for attempt in [*tried, mine][-_MAX_TRIED:]],
@@ -63,6 +64,7 @@ class Rescheduling:
                 "reschedule_instance",
                 arguments,
                 queue=topology.SCHEDULER_QUEUE,
+                version=needed_version(instance),
                 context=RequestContext(request_id=request_id, project_id=instance.project_id or None),
             )
         except Unroutable:

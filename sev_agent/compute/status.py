@@ -54,6 +54,16 @@ class HostStatus:
         """What the kernel said to the last comparison that was carried out; ``None`` before the first."""
         return self._acted_on
 
+    @property
+    def found(self) -> Generations:
+        """The generations that the host could run, and could not, when it was last read; neither before that."""
+        return self._found
+
+    @property
+    def capabilities(self) -> HostCapabilities | None:
+        """What libvirt said last; ``None`` before it said anything."""
+        return self._capabilities
+
     async def resources(self) -> HostResources:
         """What the host has to give. Raises ``HypervisorError`` where libvirt cannot say, and ``DiskUnreadable``."""
         config = self._config

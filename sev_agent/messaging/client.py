@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -120,10 +120,20 @@ class RpcClient:
         return answer.result
 
     async def cast(
-        self, method: str, arguments: Mapping[str, Any], *, queue: str, context: RequestContext | None = None
+        self,
+        method: str,
+        arguments: Mapping[str, Any],
+        *,
+        queue: str,
+        context: RequestContext | None = None,
+        version: str | None = None,
     ) -> None:
-        """Hand the request to the broker; return once it keeps it. Raises ``Unroutable``, ``BrokerUnavailable``."""
-        await self._send(self._request(method, arguments, context, None), queue, expiration=None)
+        """Hand the request to the broker; return once it keeps it. Raises ``Unroutable``, ``BrokerUnavailable``.
+
+        ``version`` is an older one than this client's, where ``arguments`` need no newer one.
+        """
+        request = self._request(method, arguments, context, None)
+        await self._send(replace(request, version=version or self._version), queue, expiration=None)
 
     async def consumer_count(self, queue: str) -> int | None:
         """How many consume ``queue`` now; ``None`` where there is no such queue.

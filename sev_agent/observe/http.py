@@ -1,4 +1,4 @@
-"""The daemon's HTTP endpoints: ``/healthz``, ``/readyz`` and ``/metrics``."""
+"""The daemon's HTTP endpoints: ``/healthz``, ``/readyz`` and ``/metrics`` for programs, ``/`` for people."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from sev_agent.config import HttpSection
 from sev_agent.observe.health import Health
 from sev_agent.observe.metrics import ProcessMetrics
+from sev_agent.observe.page import StatusPage
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class HttpEndpoints:
         *,
         health: Health,
         metrics: ProcessMetrics,
+        page: StatusPage,
         is_alive: Callable[[], bool],
         on_listening: Callable[[], None] | None = None,
     ) -> None:
@@ -36,11 +38,13 @@ class HttpEndpoints:
         self._on_listening = on_listening
         self._health = health
         self._metrics = metrics
+        self._page = page
         self._is_alive = is_alive
 
     async def run(self) -> None:
         """Raises ``OSError`` when the address cannot be bound."""
         app = web.Application()
+        app.router.add_get("/", self._status)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", make_aiohttp_handler(self._metrics.registry))
@@ -55,6 +59,10 @@ class HttpEndpoints:
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
+
+    async def _status(self, request: web.Request) -> web.Response:
+        del request
+        return web.Response(text=self._page.html(), content_type="text/html", headers=self._page.headers)
 
     async def _healthz(self, request: web.Request) -> web.Response:
         del request

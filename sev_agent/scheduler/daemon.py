@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -18,6 +19,7 @@ from sev_agent.messaging.server import RpcServer
 from sev_agent.messaging.work_gate import WorkGate
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
+from sev_agent.observe.page import StatusPage, Table, counted
 from sev_agent.openstack.identity import identify
 from sev_agent.openstack.placement import Placement
 from sev_agent.scheduler.aliveness import Aliveness
@@ -125,6 +127,7 @@ class _Scheduler:
             config.http,
             health=self._health,
             metrics=self._metrics,
+            page=StatusPage(f"Scheduler {name}", health=self._health, tables=self._tables),
             is_alive=self._is_alive,
             on_listening=lambda: manager.notify(READY=1, STATUS=self._health.summary),
         )
@@ -142,6 +145,10 @@ class _Scheduler:
         }
         for name, work in parts.items():
             self._supervisor.start(name, work)
+
+    def _tables(self) -> Iterator[Table]:
+        yield counted("Decisions", self._metrics.decisions)
+        yield counted("Claims", self._metrics.claims)
 
     def _on_broker(self, is_up: bool) -> None:  # noqa: FBT001 - the callback's one argument
         self._health.note(Dependency.BROKER, None if is_up else self._broker.fault or "connection lost")

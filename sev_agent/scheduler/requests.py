@@ -82,8 +82,10 @@ class SchedulingRequests:
         with structlog.contextvars.bound_contextvars(instance_uuid=str(request.instance.uuid)):
             if not await self._decide(request, context):
                 # Not given back to the broker: that counts against the delivery limit, and an outage may be long.
-                again = arguments.model_dump(mode="json", exclude_none=True)
-                await self._client.cast(method, again, queue=topology.SCHEDULER_QUEUE, context=context)
+                # And to be understood by one that is older, too.
+                again = arguments.model_dump(mode="json", exclude_defaults=True)
+                version = schema.needed_version(arguments.instance)
+                await self._client.cast(method, again, queue=topology.SCHEDULER_QUEUE, context=context, version=version)
                 log.warning("scheduler.postponed")
         return None
 

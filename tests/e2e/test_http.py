@@ -9,6 +9,7 @@ from sev_agent.observe.health import OF_A_HOST
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.cloud import Cloud
 from tests.e2e.waiting import eventually
+from tests.status_page import read, rows
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,7 +32,7 @@ async def test_readyz_names_every_dependency(agent: AgentProcess) -> None:
 
 
 async def test_readyz_tells_the_reason_of_each(agent: AgentProcess, cloud: Cloud) -> None:
-    """A daemon that reaches nothing answers /readyz with 503 and a reason for each dependency."""
+    """A daemon that reaches nothing answers /readyz with 503 and a reason for each dependency; its page tells them."""
     await agent.stop()
     nowhere = "http://127.0.0.1:1"
     await agent.launch(
@@ -52,15 +53,21 @@ async def test_readyz_tells_the_reason_of_each(agent: AgentProcess, cloud: Cloud
     assert found is not None
     assert all(found.values())
     assert (await agent.get("/healthz"))[0] == 200
+    status, text = await agent.get("/")
+    shown = {row[0]: (row[1], row[4]) for row in rows(read(text), "What it leans on")}
+    assert status == 200
+    assert shown.keys() == found.keys()
+    assert shown["libvirt"][0] == "down"
+    assert "nonexistent" in shown["libvirt"][1]
     assert await agent.stop() == 0
 
 
 async def test_metrics_of_slots_and_domains(agent: AgentProcess, cloud: Cloud) -> None:
-    """The metrics tell slots total and used by generation, and domains by state."""
+    """The metrics tell slots total and used by generation, and domains by state; and so does the page for people."""
     before = await agent.metrics()
     assert before("sev_agent_slots_total", generation="amd-sev") == cloud.slots
     assert before("sev_agent_slots_used", generation="amd-sev") == 0
-    await cloud.build()
+    uuid = await cloud.build()
 
     async def seen() -> bool:
         metrics = await agent.metrics()
@@ -70,6 +77,13 @@ async def test_metrics_of_slots_and_domains(agent: AgentProcess, cloud: Cloud) -
     after = await agent.metrics()
     assert after("sev_agent_slots_used", generation="amd-sev") == 1
     assert after("sev_agent_instances", state="active") == 1
+    status, text = await agent.get("/")
+    page = read(text)
+    assert (status, page.findtext(".//strong")) == (200, "ready")
+    assert rows(page, "Encryption slots")[0][:4] == ["amd-sev", str(cloud.slots), "1", str(cloud.slots - 1)]
+    assert ["running", "1", "0"] in rows(page, "Domains of libvirt, as last seen")
+    assert [str(uuid), "active", "amd-sev"] in [row[:3] for row in rows(page, "Instances")]
+    assert rows(page, "Comparisons with Placement since the start")
 
 
 async def test_metrics_of_builds(agent: AgentProcess, cloud: Cloud) -> None:

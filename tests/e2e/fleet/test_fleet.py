@@ -75,13 +75,13 @@ async def storm(fleet: Fleet, *killed: str) -> None:
     await fleet.heal()
 
     servers = await settled(fleet)
-    # A request whose answer was lost with its API may have been carried out all the same.
+    # A request whose answer was lost with its API may have been carried out all the same, or be in ERROR for that.
     assert set(accepted) <= {UUID(server["id"]) for server in servers}
     assert len(servers) == CREATES or killed
     sums = Counter(server["status"] for server in servers)
     assert sums == {"ACTIVE": TOTAL, "ERROR": len(servers) - TOTAL}
     for server in servers:
-        if server["status"] == "ERROR":
+        if server["status"] == "ERROR" and UUID(server["id"]) in accepted:
             assert "no valid host was found" in server["fault"]["message"], server
             assert "0 with a free amd-sev slot" in server["fault"]["message"], server
     assert await fleet.used() == TOTAL

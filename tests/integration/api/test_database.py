@@ -11,6 +11,7 @@ from tests.e2e.waiting import eventually
 from tests.integration.api.conftest import Api, StartApi, new_flavor
 from tests.integration.api.fleet import PATIENCE
 from tests.postgresql import PostgresServer
+from tests.status_page import read, rows
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def database(request: pytest.FixtureRequest) -> DatabaseSection:
 
 
 async def test_a_database_that_hangs(start_api: StartApi, postgres: PostgresServer) -> None:
-    """503 while it does; what happens meanwhile is known when it is back."""
+    """503 while it does, and a page that says why; what happens meanwhile is known when it is back."""
     api = await start_api()
     api.flavor = await new_flavor(api)
     server = await api.create()
@@ -36,6 +37,9 @@ async def test_a_database_that_hangs(start_api: StartApi, postgres: PostgresServ
         assert (await api.ask("POST", "/servers", json=api.wanted()))[0] == 503
         await api.fleet.builds(server)
         await eventually(lambda: ready(api, expected=False), within=PATIENCE, what="/readyz says no")
+        async with api.session.get(f"{api.health_url}/") as answer:
+            page = {row[0]: row[1] for row in rows(read(await answer.text()), "What it leans on")}
+        assert page["database"] == "down"
     finally:
         postgres.thaw()
     await eventually(lambda: ready(api, expected=True), within=PATIENCE, what="/readyz says yes")

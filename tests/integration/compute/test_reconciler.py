@@ -94,6 +94,8 @@ async def test_asked_for(start: Start) -> None:
     run.reconciler.soon()
     await soon(run.succeeded.get())
     assert run.counted("clean") == 1
+    assert run.reconciler.last is not None
+    assert not run.reconciler.last.found
 
 
 async def test_by_itself(start: Start) -> None:
@@ -131,7 +133,7 @@ async def test_clock_is_set_back(start: Start) -> None:
 
 
 async def test_difference_is_counted(host: CountingHost, start: Start) -> None:
-    """A guest that is found running is a difference, and told in the metrics."""
+    """A guest that is found running is a difference, told in the metrics, and known of the last comparison."""
     run = start(3600)
     await host.start_guest(ours=False)
 
@@ -142,6 +144,8 @@ async def test_difference_is_counted(host: CountingHost, start: Start) -> None:
     assert run.metrics.registry.get_sample_value("sev_agent_last_reconciliation_timestamp_seconds") == pytest.approx(
         datetime.now(UTC).timestamp(), abs=60
     )
+    assert run.reconciler.last is not None
+    assert run.reconciler.last.found["missing", True] == 1
 
 
 async def test_drift_is_told_once(host: CountingHost, start: Start) -> None:

@@ -30,6 +30,7 @@ from tests.rabbitmq import RabbitNode, free_port
 from tests.releases import release
 from tests.requests import instance
 from tests.running import PATIENCE
+from tests.status_page import read, rows
 
 MAX_RSS_MB = 70
 _PLACED = 'sev_agent_scheduler_decisions_total{code="",outcome="placed"}'
@@ -255,7 +256,7 @@ async def test_footprint(
     session: aiohttp.ClientSession,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After a hundred requests the process is below its bound of memory; its metrics count them."""
+    """After a hundred requests the process is below its bound of memory; its metrics and its page count them."""
     await make_host(slots=100)
     asked = [instance() for _ in range(100)]
     async with start("one") as process:
@@ -269,10 +270,13 @@ async def test_footprint(
                 return f"{_PLACED} 100.0" in await answer.text()
 
         await eventually(counted, within=PATIENCE, what="a hundred placed")
+        async with session.get(process.http) as answer:
+            page = read(await answer.text())
         rss = process.rss_mb
     with capsys.disabled():
         print(f" scheduler: {rss:.1f} MB resident, bound {MAX_RSS_MB}", end=" ")  # noqa: T201 - a figure to see
     assert rss < MAX_RSS_MB
+    assert rows(page, "Decisions since the start") == [["placed", "", "100"]]
 
 
 async def test_stop(start: StartScheduler, session: aiohttp.ClientSession) -> None:

@@ -3,23 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select, update
 
-from sev_agent.api.casts import Casts
-from sev_agent.api.metrics import ApiMetrics
 from sev_agent.api.tables import ServerRow
-from sev_agent.api.told import Listener, Outcome, Told
+from sev_agent.api.told import Fault, Listener, Outcome, Told
 from sev_agent.api.upkeep import Upkeep
-from sev_agent.config import AddressPool, ApiConfig, DatabaseSection, NetworksSection, UpkeepSection
+from sev_agent.config import AddressPool, DatabaseSection, NetworksSection, UpkeepSection
 from sev_agent.errors import Unavailable
 from sev_agent.messaging.broker import Unroutable
-from sev_agent.messaging.client import MessagingTimeout, RpcClient
+from sev_agent.messaging.client import MessagingTimeout
 from sev_agent.schema import Address, ScheduleArguments, derived_mac, parse
-from tests.compute_api import InProcessApi, serving
+from tests.compute_api import InProcessApi, serving, upkeep_of
 from tests.unit.api.requests import make_flavor, make_image, message, server
 
 BRIDGE = "f0e1d2c3-0000-4000-8000-000000000001"
@@ -147,16 +145,7 @@ async def test_a_pool_is_used_up(api: InProcessApi) -> None:
 @pytest.fixture
 async def upkeep(api: InProcessApi) -> Upkeep:
     """On the API's database, over what it would send."""
-    config, listener = ApiConfig(), Listener(UpkeepSection())
-    return Upkeep(
-        config,
-        database=api.withdrawals._database,
-        casts=Casts(cast("RpcClient", api.sent), call_timeout=1),
-        listener=listener,
-        withdrawals=api.withdrawals,
-        metrics=ApiMetrics(),
-        broker_is_up=lambda: True,
-    )
+    return upkeep_of(api)
 
 
 @pytest.mark.parametrize("has_left", [False, True])
@@ -183,6 +172,24 @@ async def test_what_a_guest_may_still_use(api: InProcessApi, upkeep: Upkeep, *, 
         (row,) = await session.scalars(select(ServerRow).where(ServerRow.deleted_at.is_not(None)))
         word = Told(instance_uuid=row.id, host="c-1", state="deleted", updated_at=datetime.now(UTC))
         assert Listener(UpkeepSection()).by_host(row, "delete", word).outcome is Outcome.APPLIED
+    assert (await create(api, asked))[0] == 202
+
+
+async def test_what_a_waiting_request_may_still_use(api: InProcessApi, upkeep: Upkeep) -> None:
+    """While the schedulers have the request of a deleted server, its address is its own; until they say: no host."""
+    await make_flavor(api)
+    asked = {"uuid": POOLED, "fixed_ip": "192.0.2.10"}
+    _, made = await create(api, asked)
+    assert (await api.ask("DELETE", f"/servers/{made['server']['id']}"))[0] == 204
+    api.sent.waiting = 1
+    assert await upkeep._see_after(made["server"]["id"]) == "forgotten"
+    assert (await api.ask("GET", f"/servers/{made['server']['id']}"))[0] == 404
+    assert "already in use" in message(*await create(api, asked))
+    async with api.withdrawals._database.writing() as session:
+        (row,) = await session.scalars(select(ServerRow).where(ServerRow.deleted_at.is_not(None)))
+        word = Told(instance_uuid=row.id, fault=Fault(code="scheduler.no_valid_host"))
+        assert Listener(UpkeepSection()).by_scheduler(row, "error", word).outcome is Outcome.APPLIED
+        assert Listener(UpkeepSection()).by_scheduler(row, "error", word).outcome is Outcome.STALE
     assert (await create(api, asked))[0] == 202
 
 

@@ -73,7 +73,6 @@ async def test_unknown_image(api: InProcessApi, image: str) -> None:
         ({"min_count": True}, "server.min_count"),
         ({"metadata": {"a": 1}}, "server.metadata.a"),
         ({"metadata": {"a": "x" * 256}}, "server.metadata.a"),
-        ({"metadata": {f"k{index}": "v" for index in range(129)}}, "server.metadata"),
         ({"metadata": "a"}, "server.metadata"),
         ({"networks": [{"uuid": unknown()}]}, "could not be found"),
         ({"networks": [{"uuid": "x"}]}, "server.networks"),
@@ -97,8 +96,35 @@ async def test_more_than_the_quota(api: InProcessApi) -> None:
     await make_flavor(api)
     status, body = await api.ask("POST", "/servers", json=server(make_image(api), max_count=11, min_count=11))
     assert status == 403
-    assert "Quota exceeded" in message(403, body)
+    assert "instances: Requested 11, but already used 0 of 10 instances" in message(403, body)
     assert await nothing_is_there(api)
+
+
+async def test_as_many_as_the_quota_allows(api: InProcessApi) -> None:
+    """Between the least and the most that are asked for, as in Nova; 403 once the least is over the quota."""
+    await make_flavor(api)
+    wanted = server(make_image(api), min_count=2, max_count=20)
+    assert (await api.ask("POST", "/servers", json=server(make_image(api))))[0] == 202
+    assert (await api.ask("POST", "/servers", json=wanted))[0] == 202
+    _, listed = await api.ask("GET", "/servers")
+    assert len(listed["servers"]) == QUOTA.servers == len(api.sent.casts)
+    assert "Requested 2, but already used 10 of 10" in message(*await api.ask("POST", "/servers", json=wanted))
+    assert len(api.sent.casts) == QUOTA.servers
+
+
+async def test_too_much_metadata(api: InProcessApi) -> None:
+    """More items than a server may have are over a quota, so 403: at its creation, and later."""
+    await make_flavor(api)
+    many = {f"k{index}": "v" for index in range(129)}
+    refused = await api.ask("POST", "/servers", json=server(make_image(api), metadata=many))
+    assert "exceeds 128" in message(*refused)
+    assert refused[0] == 403
+    assert await nothing_is_there(api)
+    _, made = await api.ask("POST", "/servers", json=server(make_image(api), metadata={"a": "c"}))
+    path = f"/servers/{made['server']['id']}/metadata"
+    for method, body in (("POST", dict(list(many.items())[:128])), ("PUT", many)):
+        assert (await api.ask(method, path, json={"metadata": body}))[0] == 403
+    assert await api.ask("GET", path) == (200, {"metadata": {"a": "c"}})
 
 
 @pytest.mark.parametrize(

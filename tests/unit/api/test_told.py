@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sev_agent.api.state import Task, Vm
+from sev_agent.api.state import Condition, Task, Vm
 from sev_agent.api.tables import ServerRow
 from sev_agent.api.told import Fault, Listener, Outcome, Told
 from sev_agent.config import UpkeepSection
@@ -209,3 +209,20 @@ def test_what_is_compared_later() -> None:
     assert nowhere.look_at is None
     LISTENER.by_host(server, "delete", told("deleted", at=2))
     assert server.look_at is None
+
+
+@pytest.mark.parametrize("text", ["no\0thing", "no\ud800thing"])
+def test_what_no_database_keeps(text: str) -> None:
+    """A fault with the odd character of a program's output is told all the same, without it."""
+    server = row(host="h1", task_state="spawning")
+    word = Told.model_validate({"host": "h1", "state": "error", "fault": {"code": "x", "message": text}})
+    LISTENER.by_host(server, "create", word)
+    assert server.fault is not None
+    assert server.fault["message"] in {"nothing", "no?thing"}
+
+
+def test_a_host_that_does_not_say_its_name() -> None:
+    """The server stays where it is."""
+    server = row(host="h1", task_state="spawning")
+    LISTENER.settle(server, Condition(Vm.ACTIVE), Told(state="active", updated_at=NOW))
+    assert (server.host, server.told_by) == ("h1", "h1")

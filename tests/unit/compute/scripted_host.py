@@ -173,19 +173,28 @@ class Marks:
 
 
 class Schedulers:
-    """Takes what would go to the schedulers; ``faults`` are raised, one for each cast."""
+    """Takes what would go to the schedulers; ``faults`` are raised, one for each cast.
+
+    ``sent`` is as it travels, ``asked`` as it is understood; ``versions`` are those in which it is said.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, schema.RescheduleArguments]] = []
+        self.sent: list[dict[str, Any]] = []
+        self.versions: list[str] = []
         self.asked_at: list[datetime] = []
         self.faults: list[Exception] = []
 
-    async def cast(self, method: str, arguments: dict[str, Any], *, queue: str, context: RequestContext) -> None:
+    async def cast(
+        self, method: str, arguments: dict[str, Any], *, queue: str, context: RequestContext, version: str
+    ) -> None:
         if self.faults:
             raise self.faults.pop(0)
         assert (method, queue) == ("reschedule_instance", "sev_scheduler")
         # As it travels: in JSON.
-        known = schema.parse(schema.RescheduleArguments, json.loads(json.dumps(arguments)))
+        self.sent.append(json.loads(json.dumps(arguments)))
+        self.versions.append(version)
+        known = schema.parse(schema.RescheduleArguments, self.sent[-1])
         self.asked.append((context.request_id, known))
         self.asked_at.append(datetime.now(UTC))
 

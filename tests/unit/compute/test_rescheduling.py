@@ -69,6 +69,25 @@ async def test_passed_on(host: Host) -> None:
     assert host.counted("rescheduled", "hypervisor.no_slot") == 1
 
 
+ADDRESS = {"type": "bridge", "source": "br0", "address": {"interface": "192.0.2.10/24"}}
+
+
+@pytest.mark.parametrize(("networks", "version"), [([{"type": "user"}], "1.1"), ([ADDRESS], "1.2")])
+async def test_older_schedulers(host: Host, networks: list[dict[str, Any]], version: str) -> None:
+    """What they may not know is not said where it need not be; the oldest version is spoken that can say the rest."""
+    host.builder.faults = [NO_SLOT]
+    asked = instance(networks=networks)
+
+    await host.instances.build(asked, "req-1", SENT)
+    await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+
+    assert host.schedulers.versions == [version]
+    assert host.schedulers.sent[0]["instance"]["networks"] == networks
+    ((_, passed),) = host.schedulers.asked
+    assert passed.instance == asked
+
+
 @pytest.mark.parametrize(
     ("fault", "elsewhere"),
     [

@@ -14,6 +14,7 @@ from sev_agent.config import HttpSection
 from sev_agent.observe.health import OF_A_HOST, Dependency, Health
 from sev_agent.observe.http import HttpEndpoints
 from sev_agent.observe.metrics import Metrics
+from sev_agent.observe.page import StatusPage
 
 
 @dataclass
@@ -41,6 +42,7 @@ async def daemon() -> AsyncIterator[Daemon]:
         HttpSection(port=port),
         health=health,
         metrics=metrics,
+        page=StatusPage("Host <node1>", health=health),
         is_alive=lambda: alive[0],
         on_listening=listening.set,
     )
@@ -93,9 +95,18 @@ async def test_readyz(daemon: Daemon, session: aiohttp.ClientSession) -> None:
         assert (await answer.json())["ready"] is True
 
 
+async def test_status_page(daemon: Daemon, session: aiohttp.ClientSession) -> None:
+    """/ is a page for people, also while nothing is ready, with headers that let it load and run nothing."""
+    async with session.get(f"{daemon.url}/") as answer:
+        assert (answer.status, answer.content_type, answer.charset) == (200, "text/html", "utf-8")
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert (answer.headers["X-Content-Type-Options"], answer.headers["Cache-Control"]) == ("nosniff", "no-store")
+        assert "<h1>Host &lt;node1&gt;</h1>" in await answer.text()
+
+
 async def test_unknown_path_and_method(daemon: Daemon, session: aiohttp.ClientSession) -> None:
     """Nothing else is served, and nothing can be written."""
-    async with session.get(f"{daemon.url}/") as answer:
+    async with session.get(f"{daemon.url}/instances") as answer:
         assert answer.status == 404
     async with session.post(f"{daemon.url}/healthz") as answer:
         assert answer.status == 405
@@ -152,7 +163,14 @@ def test_names() -> None:
 async def test_address_in_use(daemon: Daemon) -> None:
     """An address that somebody else has is an error that names it, not a daemon without endpoints."""
     port = int(daemon.url.rpartition(":")[2])
-    second = HttpEndpoints(HttpSection(port=port), health=Health(), metrics=Metrics(), is_alive=lambda: True)
+    health = Health()
+    second = HttpEndpoints(
+        HttpSection(port=port),
+        health=health,
+        metrics=Metrics(),
+        page=StatusPage("Host node1", health=health),
+        is_alive=lambda: True,
+    )
 
     with pytest.raises(OSError, match=str(port)):
         await second.run()
