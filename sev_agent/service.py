@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -14,6 +15,38 @@ log = structlog.stdlib.get_logger(__name__)
 
 WATCHDOG_FRACTION = 3
 """The watchdog is fed this many times in each of its periods, so that one late turn is no death."""
+
+END_SECONDS: Final = 15.0
+"""How long a daemon whose work is over waits for threads that hang, before it leaves them behind."""
+
+CUT_OFF: Final = 1
+"""The exit status then."""
+
+
+def run(work: Coroutine[Any, Any, None], *, end_seconds: float = END_SECONDS) -> None:
+    """Run a daemon's ``work`` to its end, and raise what it raises.
+
+    Python then waits for its threads without end, and one that waits for a disk or a device may never return. After
+    ``end_seconds`` the process is cut off, as by a loss of power, which every journal survives.
+    """
+    end = threading.Timer(end_seconds, _cut_off)
+    end.daemon = True
+
+    async def work_and_end() -> None:
+        try:
+            await work
+        finally:
+            end.start()
+
+    try:
+        asyncio.run(work_and_end())
+    finally:
+        end.cancel()
+
+
+def _cut_off() -> None:
+    log.error("service.cut_off", threads=sorted(each.name for each in threading.enumerate() if not each.daemon))
+    os._exit(CUT_OFF)
 
 
 class ServiceManager:
@@ -36,11 +69,12 @@ class ServiceManager:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         message = "\n".join(f"{key}={value}" for key, value in state.items())
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
-            try:
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            with socket.socket(socket.AF_UNIX, kind) as channel:
                 channel.sendto(message.encode(), address)
-            except OSError as error:
-                log.warning("service.notify.failed", error=str(error))
+        except OSError as error:
+            log.warning("service.notify.failed", error=str(error))
 
 
 async def feed_watchdog(manager: ServiceManager, is_alive: Callable[[], bool]) -> None:

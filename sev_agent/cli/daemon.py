@@ -1,6 +1,5 @@
 """What the commands of all daemons share: the file that they are told by, and their exit statuses."""
 
-import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
@@ -46,8 +45,10 @@ def prepare(model: type[D], config: Path, *, check: bool) -> D:
 
 def serve(work: Coroutine[Any, Any, None]) -> None:
     """Run a daemon to its end; what it fails with is told on standard error and by the exit status."""
+    from sev_agent import service  # noqa: PLC0415 - it imports structlog
+
     try:
-        asyncio.run(work)
+        service.run(work)
     except HostTaken as error:
         _end(error, HOST_TAKEN)
     except ConfigurationError as error:

@@ -222,7 +222,9 @@ class Lab:
         if self._damage is not None:
             raise self._damage
         if self._known is None:
-            raise LabError(f"there is no lab in {self.directory}", remedy="bring it up: sev-agent lab up")
+            raise LabError(
+                f"there is no lab in {self.directory}", remedy=f"bring it up: sev-agent lab up --dir {self.directory}"
+            )
         return self._known
 
     async def _remember(self, hosts: int | None, slots: int, platforms: Sequence[Kind], *, agents: bool) -> None:

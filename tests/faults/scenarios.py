@@ -62,9 +62,7 @@ async def unheard(stage: Stage, scratch: Path) -> Told:
 async def fail(stage: Stage, scratch: Path) -> Told:
     """A build that gets as far as its start, which a missing bridge prevents."""
     await stage.ready_to_die()
-    uuid = await stage.begin(networks=[{"type": "bridge", "source": "missing"}])
-    stage.asked[uuid] = {"error"}
-    return Told(uuid, "create.error")
+    return await _failing(stage)
 
 
 async def hand_back(stage: Stage, scratch: Path) -> Told:
@@ -212,10 +210,14 @@ async def lose_held_slots(stage: Stage, scratch: Path) -> None:
 
 async def beside_nova(stage: Stage, scratch: Path) -> Told:
     """A build that is claimed from Nova's tree: the lab host's own looks the same to the daemon."""
-    await stage.up()
-    stage.settings = {"placement__mode": "beside-nova", "placement__nova_node": stage.cloud.host.name}
-    await stage.ready_to_die()
+    await _ready_to_die_beside_nova(stage)
     return await _building(stage)
+
+
+async def fail_beside_nova(stage: Stage, scratch: Path) -> Told:
+    """As ``fail``, of a build that was claimed from Nova's tree: nobody but us would give that back."""
+    await _ready_to_die_beside_nova(stage)
+    return await _failing(stage)
 
 
 async def host_boot(stage: Stage, scratch: Path) -> Told:
@@ -235,6 +237,18 @@ async def _building(stage: Stage, **changes: str) -> Told:
     uuid = await stage.begin(**changes)
     stage.asked[uuid] = {"active"}
     return Told(uuid, "create.end")
+
+
+async def _failing(stage: Stage) -> Told:
+    uuid = await stage.begin(networks=[{"type": "bridge", "source": "missing"}])
+    stage.asked[uuid] = {"error"}
+    return Told(uuid, "create.error")
+
+
+async def _ready_to_die_beside_nova(stage: Stage) -> None:
+    await stage.up()
+    stage.settings = {"placement__mode": "beside-nova", "placement__nova_node": stage.cloud.host.name}
+    await stage.ready_to_die()
 
 
 async def _changed(

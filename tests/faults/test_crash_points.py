@@ -144,6 +144,7 @@ CASES: dict[Scenario, tuple[P | tuple[P, int], ...]] = {
     scenarios.lose_slots: (P.PROVIDER_AFTER_DELETE,),
     scenarios.lose_held_slots: (P.PROVIDER_AFTER_RESERVE,),
     scenarios.beside_nova: (P.LEDGER_AFTER_WRITE,),
+    scenarios.fail_beside_nova: (P.LEDGER_BEFORE_RELEASE,),
     scenarios.host_boot: (P.HOST_BOOT_BEFORE_START, P.HOST_BOOT_AFTER_START),
 }
 

@@ -101,12 +101,12 @@ async def _is_claiming(world: World, begun: list[UUID]) -> None:
 
 
 async def _is_starting(world: World, begun: list[UUID]) -> None:
-    """A build has all files of its guest, and is not over; where all were too quick, another one is begun."""
+    """A build has all files of its guest, and is not over; where all were too quick, one more is begun."""
 
     async def stage() -> str:
         return await asyncio.to_thread(_stage, world, begun)
 
-    for _ in range(2):
+    for _ in range(4):
         if await eventually(stage, within=_PATIENCE, what="a build starts its guest", every=0.01) == "starting":
             return
         begun.append(await world.begin())

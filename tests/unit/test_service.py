@@ -3,8 +3,10 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
+from sev_agent.service import CUT_OFF, ServiceManager, Supervisor, feed_watchdog, run
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds for what takes milliseconds on an idle machine."""
 
 WATCHDOG_USEC = "30000"
@@ -67,6 +69,16 @@ class TestServiceManager:
         """A socket that nobody reads any more, or that is gone, is no error of the daemon."""
         manager = ServiceManager({"NOTIFY_SOCKET": listener.address})
         listener.close()
+        manager.notify(WATCHDOG=1)
+
+    def test_survives_a_process_without_descriptors(self, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where no more files can be opened, not even a socket, the notification is lost, and the daemon lives."""
+
+        def none_left(*_: object) -> None:
+            raise OSError(24, "Too many open files")
+
+        manager = ServiceManager({"NOTIFY_SOCKET": listener.address})
+        monkeypatch.setattr(socket, "socket", none_left)
         manager.notify(WATCHDOG=1)
 
     def test_never_blocks(self, listener: Listener) -> None:
@@ -285,7 +297,7 @@ class TestSupervisor:
 DAEMON = textwrap.dedent(
     """
     import asyncio, os
-    from sev_agent.service import ServiceManager, Supervisor, feed_watchdog
+    from sev_agent.service import CUT_OFF, ServiceManager, Supervisor, feed_watchdog, run
 
     async def part(name):
         try:
@@ -339,3 +351,48 @@ async def _cancelled(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+_HANGING = """
+import asyncio, threading
+from sev_agent.service import run
+from sev_agent.uninterrupted import in_thread
+
+async def main():
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    stuck = asyncio.create_task(in_thread(threading.Event().wait))
+    await asyncio.sleep(0)
+    print("stopped")
+
+run(main(), end_seconds=0.1)
+"""
+
+
+def test_end_is_cut_off() -> None:
+    """A daemon whose work is over ends, whatever threads of it hang on a disk, and says which."""
+    ended = subprocess.run([sys.executable, "-c", _HANGING], capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.returncode == CUT_OFF
+    assert ended.stdout.startswith("stopped")
+    assert "service.cut_off" in ended.stdout
+    assert "asyncio_0" in ended.stdout
+
+
+def test_run() -> None:
+    """What ends by itself is not cut off later, and what it fails with is the caller's."""
+    done: list[str] = []
+
+    async def work() -> None:
+        done.append("work")
+
+    async def fail() -> None:
+        raise ValueError("oops")
+
+    run(work())
+    with pytest.raises(ValueError, match="oops"):
+        run(fail())
+
+    for end in [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]:
+        end.join(PATIENCE)
+        assert not end.is_alive()
+    assert done == ["work"]

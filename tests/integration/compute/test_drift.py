@@ -10,6 +10,7 @@ import pytest
 from sev_agent.compute.allocation import Resources
 from sev_agent.compute.drift import Kind, Reconciliation
 from sev_agent.compute.record import State
+from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.placement import Allocation, Inventory
 from sev_agent.schema import Scheduling
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
@@ -149,6 +150,31 @@ async def test_providers(host: CountingHost, spoil: Callable[[CountingHost], Awa
     assert repaired.providers == rehearsed.providers
     assert (await host.reconcile(thorough=True)).is_clean
     assert (await host.placement.traits(await provider(host, "_amd_sev")))[1] == {Generation.SEV.trait}
+
+
+async def test_repair_that_is_cut_short(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thorough comparison found and could not write is not believed done: the next one, a cheap one, repairs it.
+
+    One guest's allocation stands under another consumer: what is used of each provider is as it should be.
+    """
+    uuid = await settled(host)
+    allocation = await host.placement.allocation(uuid)
+    assert allocation is not None
+    await release(host.placement, uuid)
+    stray = uuid4()
+    await host.placement.put_allocation(stray, replace(allocation, consumer_generation=None))
+
+    async def away(*_: object) -> None:
+        raise ServiceUnavailable("is away", service="placement", url="http://127.0.0.1:1")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(host.placement, "put_allocation", away)
+        with pytest.raises(ServiceUnavailable):
+            await host.reconcile(thorough=True)
+
+    await host.reconcile()
+
+    assert (await host.held(uuid), await host.held(stray)) == (FULL_SIZE, {})
 
 
 async def test_dry_run_tells_no_record(host: CountingHost) -> None:

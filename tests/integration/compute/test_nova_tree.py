@@ -189,6 +189,30 @@ async def test_our_leaks_are_repaired(hosts: MakeHost, nova: Nova) -> None:
     assert (await host.held(novas))[RESOURCE_CLASS] == 1
 
 
+@BEFORE_AND_SINCE
+async def test_killed_between_a_claim_and_its_undo(hosts: MakeHost, nova: Nova, *, with_children: bool) -> None:
+    """What a daemon had claimed of Nova's tree as it was killed is left to the build in its journal, and given back."""
+    host, node = await beside(hosts, nova, with_children=with_children)
+    before = await nova.everything(node)
+    building = record(State.BUILDING)
+    host.in_flight.add(building.uuid)
+    await host.accounting.claim(building)
+
+    # The next life knows what is in the journal, and no more.
+    host.store.save(building)
+    host.accounting._ledger._held.clear()
+    host.accounting._verified = None
+    await host.reconcile()
+    assert await host.held(building.uuid) == FULL_SIZE
+    host.store.save(building.with_(state=State.FAILING))
+    await host.accounting.release(building.uuid)
+    host.in_flight.discard(building.uuid)
+
+    assert (await host.reconcile(thorough=True)).is_clean
+    assert await nova.consumers(node) == set(node.consumers)
+    assert await nova.everything(node) == before
+
+
 async def test_trait_is_given_back(hosts: MakeHost, nova: Nova) -> None:
     """Our trait is there again after somebody took it, and no other is touched."""
     host, node = await beside(hosts, nova, with_children=True)

@@ -236,6 +236,26 @@ async def test_thorough_at_times(
     assert await requests() == ["GET"]
 
 
+async def test_thorough_run_that_fails(host: CountingHost, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that should have been thorough, and failed, is thorough when it is tried again."""
+    monkeypatch.setattr(reconciler_module, "_THOROUGH_EVERY", 3)
+    run = start(3600)
+    for _ in range(2):
+        run.reconciler.soon()
+        await soon(run.succeeded.get())
+        await soon(run.asked.get())
+    run.fault = HypervisorUnavailable("gone")
+    run.reconciler.soon()
+    await soon(run.asked.get())
+
+    run.fault = None
+    host.requests.clear()
+    run.reconciler.soon()
+    await soon(run.succeeded.get())
+
+    assert len(host.requests) > 1
+
+
 async def root(host: CountingHost) -> Provider:
     found = await host.placement.find_provider(host.name)
     assert found is not None

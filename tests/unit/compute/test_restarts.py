@@ -16,10 +16,11 @@ from tests.unit.compute.scripted_host import PATIENCE, Host, start
     [(State.BUILDING, State.ACTIVE), (State.FAILING, State.ERROR), (State.DELETING, State.DELETED)],
 )
 async def test_restart(tmp_path: Path, state: State, then: State) -> None:
-    """What was unfinished when the daemon died is finished after its start."""
+    """What was unfinished when the daemon died is finished after its start; without a disk it needs no image."""
     before = opened(tmp_path / "instances")
     fault = {"fault": {"code": "x", "message": "y", "step": "disk"}} if state is State.FAILING else {}
-    unfinished = Record.model_validate(record(state).model_dump() | fault)
+    base = {"base_image": Path("/images/base")}
+    unfinished = Record.model_validate(record(state).model_dump() | base | fault)
     before.save(unfinished)
     host = start(tmp_path / "instances")
     host.builder.go.set()
@@ -29,7 +30,9 @@ async def test_restart(tmp_path: Path, state: State, then: State) -> None:
     host.instances.resume()
     await host.idle()
 
-    assert host.state(unfinished.uuid) is then
+    finished = host.store.get(unfinished.uuid)
+    assert finished is not None
+    assert (finished.state, finished.base_image is None) == (then, then is not State.ACTIVE)
     await host.stop()
 
 
