@@ -33,6 +33,17 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
+def make_directory(path: Path, *, mode: int = 0o777) -> None:
+    """Make ``path``, with what is missing above it, so that it outlives a loss of power; one that is there is kept.
+
+    ``mode`` is that of the last. Blocks on the disk. Raises ``OSError``.
+    """
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for directory in missing:
+        sync_directory(directory.parent)
+
+
 def discard_unfinished(directory: Path) -> None:
     """Remove what a writer that was killed left in ``directory``; nobody may be writing there. Blocks on the disk.
 

@@ -69,11 +69,12 @@ class ServiceManager:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         message = "\n".join(f"{key}={value}" for key, value in state.items())
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
-            try:
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            with socket.socket(socket.AF_UNIX, kind) as channel:
                 channel.sendto(message.encode(), address)
-            except OSError as error:
-                log.warning("service.notify.failed", error=str(error))
+        except OSError as error:
+            log.warning("service.notify.failed", error=str(error))
 
 
 async def feed_watchdog(manager: ServiceManager, is_alive: Callable[[], bool]) -> None:

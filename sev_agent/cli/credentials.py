@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from sev_agent.config import AuthSection, ConfigurationError, ServiceSection
 from sev_agent.openstack.compute_api import ComputeApi
+from sev_agent.openstack.exchange import Forbidden
 from sev_agent.openstack.glance import Glance
-from sev_agent.openstack.identity import Identity, KeystoneIdentity, NoIdentity
+from sev_agent.openstack.identity import AuthenticationFailed, Identity, KeystoneIdentity, NoIdentity
 
 ComputeEndpoint = Annotated[
     str | None, typer.Option("--endpoint", help="The compute API's address.", show_default="the catalog's")
@@ -47,14 +48,25 @@ class Cloud:
 
 @asynccontextmanager
 async def cloud(compute_endpoint: str | None, image_endpoint: str | None = None) -> AsyncIterator[Cloud]:
-    """The cloud of this shell's environment. Raises ``ConfigurationError`` where the environment does not name one."""
+    """The cloud of this shell's environment. Raises ``ConfigurationError`` where the environment does not name one.
+
+    Where the cloud refuses its user, within, the error names the environment; a daemon's would name its file.
+    """
     auth = auth_from(os.environ)
     async with aiohttp.ClientSession() as session:
         identity: Identity = NoIdentity() if auth.type == "none" else KeystoneIdentity(session, auth)
-        yield Cloud(
+        services = Cloud(
             glance=Glance(session, identity, _service("--image-endpoint", image_endpoint)),
             compute=ComputeApi(session, identity, _service("--endpoint", compute_endpoint)),
         )
+        try:
+            yield services
+        except AuthenticationFailed as error:
+            error.field, error.remedy = "OS_USERNAME", "check name, password, project and domains in the cloud's openrc"
+            raise
+        except Forbidden as error:
+            error.remedy = "read the openrc of a user whose role permits it: an administrator, or the owner"
+            raise
 
 
 def auth_from(environment: Mapping[str, str]) -> AuthSection:

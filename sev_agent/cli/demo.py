@@ -49,9 +49,9 @@ def demo(directory: Directory = DEFAULT_DIRECTORY, cache: Cache = None) -> None:
     started = time.monotonic()
     with output.errors():
         lab = bring_up(directory, cache, lambda lab: lab.up(hosts=HOSTS))
-        server = asyncio.run(_Demo(lab).show())
+        server, host = asyncio.run(_Demo(lab).show())
     _screen.print(f"\nAll of it holds, after {time.monotonic() - started:.0f} s.", style="bold green")
-    _say_what_next(lab, server)
+    _say_what_next(lab, server, host)
 
 
 class _Demo:
@@ -62,8 +62,8 @@ class _Demo:
         self._operator = lab.stock_client(ADMIN)
         self._tenant = lab.stock_client(TENANT)
 
-    async def show(self) -> UUID:
-        """Show it all; the value is the server that stays."""
+    async def show(self) -> tuple[UUID, Host]:
+        """Show it all; the value is the server that stays, and its host."""
         await self._prepare()
         _chapter("The fleet before: what Placement counts, and who is alive")
         await self._fleet()
@@ -89,7 +89,7 @@ class _Demo:
         await _run(self._tenant, "console", "log", "show", "--lines", str(_CONSOLE_LINES), str(uuid))
         if f"sev-agent-guest: uuid {uuid}" not in text:
             raise GuestSilent(f"the guest did not print its own UUID {uuid}")
-        return uuid
+        return uuid, host
 
     async def _prepare(self) -> None:
         _chapter("The image and the flavor, tagged as the method asks")
@@ -128,7 +128,7 @@ class _Demo:
         host = self._lab.host(str(shown["OS-EXT-SRV-ATTR:host"]))
         counts = await asyncio.to_thread(evidence.scheduling, self._lab, uuid)
         counted = ", ".join(f"{name} {count}" for name, count in counts.items())
-        _screen.print(f"The scheduler took {host.name}, the one with the most free slots ({counted}):")
+        _screen.print(f"The scheduler took {host.name}: no host that fits has more free slots ({counted}).")
         await self._fleet()
         return host
 
@@ -202,8 +202,9 @@ def _chapter(title: str) -> None:
     _screen.print(Rule(title, align="left", style="cyan"))
 
 
-def _say_what_next(lab: Lab, server: UUID) -> None:
-    where = "" if lab.directory == DEFAULT_DIRECTORY else f" --dir {shlex.quote(str(lab.directory))}"
+def _say_what_next(lab: Lab, server: UUID, host: Host) -> None:
+    is_default = lab.directory == DEFAULT_DIRECTORY
+    where = "" if is_default else f" --dir {shlex.quote(str(lab.directory))}"
     _screen.print(
         f"""
 The lab stays up. What to try next, as a tenant:
@@ -216,9 +217,9 @@ As the operator:
   . {lab.directory}/openrc
   sev-agent lab status{where}
   sev-agent hosts
-  sev-agent instance list
-  virsh dumpxml {domain_name(server)}
+  sev-agent instance list --host {host.name}
+  virsh -c {shlex.quote(host.uri)} dumpxml {domain_name(server)}
 And to stop it:
-  sev-agent lab down{where}     (or: make down)""",
+  sev-agent lab down{where}{"     (or: make down)" if is_default else ""}""",
         markup=False,
     )

@@ -55,9 +55,12 @@ def tag(
                 "refused": verdicts.as_json(refused),
             }
         )
-    elif refused:
-        output.screen().print("\nWhat no tag mends:")
-        verdicts.show(refused)
+    else:
+        if apply:
+            output.screen().print("The image is tagged.")
+        if refused:
+            output.screen().print("\nWhat no tag mends:")
+            verdicts.show(refused)
     if refused:
         raise typer.Exit(output.FAILED)
 

@@ -10,7 +10,7 @@ import structlog
 
 from sev_agent.compute.admission import GenerationUnavailable
 from sev_agent.compute.allocation import ProviderTree
-from sev_agent.compute.drift import Comparison, Reconciliation, compare
+from sev_agent.compute.drift import Comparison, Difference, Reconciliation, compare
 from sev_agent.compute.holding import OURS, Holding, Terms, managed, wanted
 from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.ledger import Ledger
@@ -25,7 +25,7 @@ from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.hypervisor.domains import Domains, Guest
 from sev_agent.observe.metrics import Labelled
-from sev_agent.openstack.placement import Placement
+from sev_agent.openstack.placement import Full, Placement
 from sev_agent.sev.generation import RESOURCE_CLASS
 from sev_agent.uninterrupted import raise_if_cancelled
 
@@ -48,6 +48,11 @@ class _Settled:
 
     written: frozenset[UUID]
     failed: Mapping[UUID, SevAgentError]
+
+    @property
+    def may_have_made_room(self) -> bool:
+        """Whether something was given back, or may have been: an answer may be lost, and the write carried out."""
+        return bool(self.written) or any(not isinstance(error, Full) for error in self.failed.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class Accounting:
         # A look at libvirt and the writes that follow from it exclude one another: the older look never wins.
         self._settling = asyncio.Lock()
         self._verified: object = None
+        self._untold: tuple[Difference, ...] = ()
         self._strangers = Strangers(self._ledger, beside_nova=self._terms.beside_nova, grace=settings.claim_grace)
 
     @property
@@ -147,7 +153,7 @@ class Accounting:
                 except SevAgentError as error:
                     settled = _Settled(frozenset(), dict.fromkeys(batch, error))
             self._postponed.add(settled.failed, since=begun)
-            if settled.written:
+            if settled.may_have_made_room:
                 self._postponed.made_room()
 
     async def claim(self, record: Record) -> None:
@@ -172,17 +178,21 @@ class Accounting:
         async with self._ledger.lock(record.uuid):
             tree = self._known_tree()
             holding = managed(record, tree, self._terms, runs=False)
-            if holding.resources:
-                await self._ledger.write(record.uuid, holding, tree)
-            else:
-                await self._ledger.release(record.uuid, tree)
-        self._postponed.made_room()
+            try:
+                if holding.resources:
+                    await self._ledger.write(record.uuid, holding, tree)
+                else:
+                    await self._ledger.release(record.uuid, tree)
+            finally:
+                self._postponed.made_room()
 
     async def release(self, uuid: UUID) -> None:
         """Give back all that ``uuid`` holds; harmless where it holds nothing."""
         async with self._ledger.lock(uuid):
-            await self._ledger.release(uuid, self._known_tree())
-        self._postponed.made_room()
+            try:
+                await self._ledger.release(uuid, self._known_tree())
+            finally:
+                self._postponed.made_room()
 
     async def reconcile(
         self, resources: HostResources, *, thorough: bool = False, dry_run: bool = False
@@ -222,13 +232,17 @@ class Accounting:
         differences = compared.wrong
         async with self._settling:
             settled = await self._settle(differences)
-        if settled.written:
+        if settled.may_have_made_room:
             self._postponed.made_room()
         reached(CrashPoint.RECONCILE_AFTER_WRITES)
         for error in settled.failed.values():
             if isinstance(error, Unavailable):
+                # What was repaired before it went away is right from now on, and nobody has heard of it.
+                self._untold += tuple(found for uuid, found in differences.items() if uuid in settled.written)
                 raise error
-        found = tuple(differences[uuid] for uuid in differences if uuid in settled.written or uuid in settled.failed)
+        touched = settled.written | settled.failed.keys()
+        found = self._untold + tuple(differences[uuid] for uuid in differences if uuid in touched)
+        self._untold = ()
         outcome = Reconciliation(differences=found, unrepaired=settled.failed, providers=established.differences)
         is_sure = not differences and outcome.is_clean and not written and not self._strangers.any_wait
         if is_sure:
@@ -267,7 +281,10 @@ class Accounting:
         return _Seen(guests, busy)
 
     def _is_ours(self, uuid: UUID, consumer_type: str) -> bool:
-        return not self._terms.beside_nova or consumer_type in OURS or self._store.get(uuid) is not None
+        if not self._terms.beside_nova or consumer_type in OURS:
+            return True
+        record = self._store.get(uuid)
+        return record is not None and not record.foreign
 
     async def _compared(self, seen: _Seen, tree: ProviderTree, written: Collection[UUID]) -> Comparison:
         """What Placement counts of ``tree`` beside what it should, but for what is not to be touched."""
@@ -285,7 +302,7 @@ class Accounting:
     def _knows(self, uuid: UUID) -> bool:
         """Whether ``uuid`` is an instance of this host. One that is over may be scheduled here again."""
         record = self._store.get(uuid)
-        return record is not None and (self._terms.beside_nova or record.state.has_files)
+        return record is not None and not record.foreign and (self._terms.beside_nova or record.state.has_files)
 
     async def _settle(self, uuids: Iterable[UUID]) -> _Settled:
         """Write what each of ``uuids`` should hold as things stand now."""

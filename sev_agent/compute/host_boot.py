@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sev_agent.compute.power_change import last_request, was_stopped_since
 from sev_agent.compute.record import Record, State
-from sev_agent.compute.record_store import RecordStore
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.crash_points import CrashPoint, reached
 from sev_agent.durable import discard_unfinished, write_durably
 from sev_agent.errors import SevAgentError, Unavailable
@@ -87,7 +87,7 @@ class HostBoot:
             reached(CrashPoint.HOST_BOOT_BEFORE_START)
             try:
                 await self._start(uuid, self._boot.last_requests.get(uuid, ""))
-            except Unavailable as error:
+            except (Unavailable, JournalFailed) as error:
                 log.warning("host.restart.postponed", instance_uuid=str(uuid), code=error.code, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue

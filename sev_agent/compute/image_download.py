@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -21,6 +22,7 @@ INCOMING_PREFIX: Final = ".incoming-"
 """Names that start so are unfinished downloads: at the daemon's start, what a crash left."""
 
 _ALGORITHMS: Final = frozenset({"sha256", "sha384", "sha512"})
+_DIGEST: Final = re.compile("[0-9a-fA-F]{32,128}")
 _READ_ONLY: Final = 0o444
 
 
@@ -51,10 +53,12 @@ def expected_hash(image: Image) -> tuple[str, str]:
     MD5, which keeps out damage but not malice, is taken only from a Glance that knows nothing better (before 2018).
     Raises ``ImageNoHash``.
     """
+    algorithm, digest = "md5", image.checksum or ""
     if image.os_hash_algo in _ALGORITHMS and image.os_hash_value:
-        return image.os_hash_algo, image.os_hash_value.lower()
-    if image.checksum:
-        return "md5", image.checksum.lower()
+        algorithm, digest = image.os_hash_algo, image.os_hash_value
+    # It becomes a part of the file's name in the cache.
+    if _DIGEST.fullmatch(digest):
+        return algorithm, digest.lower()
     raise ImageNoHash(
         f"Glance gives no hash of image {image.id} by which its content could be verified",
         remedy="upload the image again: Glance then computes os_hash_value (sha512 by default)",

@@ -55,7 +55,7 @@ class Ledger:
             self._held[uuid] = holding
 
     def doubt(self, uuid: UUID) -> None:
-        """Remember that ``uuid`` holds something, and not what it should."""
+        """Remember that ``uuid`` may hold something, and not what it should."""
         self._held.pop(uuid, None)
         self._doubted.add(uuid)
 
@@ -152,6 +152,8 @@ class Ledger:
         except Full:
             raise  # nothing was written
         except BaseException:
+            # It may have been carried out all the same: what was known of it does not hold any more.
+            self.doubt(uuid)
             self._tell(uuid)
             raise
         self._tell(uuid)

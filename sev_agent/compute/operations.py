@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from sev_agent.compute.announcements import Announcements
-from sev_agent.compute.build import Builder
+from sev_agent.compute.build import Builder, ForeignDomain
 from sev_agent.compute.instance_locks import InstanceLocks
 from sev_agent.compute.power import Power
 from sev_agent.compute.power_change import POWER_CHANGES
@@ -186,7 +186,9 @@ class Operations:
                 error=str(error),
                 exc_info=None if isinstance(error, SevAgentError) else error,
             )
-            failing = self._current(record).with_(state=State.FAILING, fault=fault)
+            failing = self._current(record).with_(
+                state=State.FAILING, fault=fault, foreign=isinstance(error, ForeignDomain)
+            )
             # A disk that is full takes no record, before the undoing makes room for it.
             reached(CrashPoint.FAIL_BEFORE_SAVE)
             with contextlib.suppress(JournalFailed):
@@ -210,6 +212,9 @@ class Operations:
         except (SevAgentError, OSError):
             await self._failed_already(record)
             raise
+        if self._rescheduling.concerns(record) and self._current(record).state is not State.FAILING:
+            # A journal that still says that it is built here would have it built a second time, beside the other host.
+            await in_thread(self._store.save, record)
         # Stamped before another host can hear of it: what that one tells is newer.
         passed_on = record.rescheduled()
         if await self._rescheduling.pass_on(record):

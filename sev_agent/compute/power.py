@@ -61,6 +61,9 @@ class Power:
         Raises ``Full`` where the host has not enough left, and what ``Admission`` raises: then nothing was started.
         What a failed start has claimed goes back by the accounting that follows every operation.
         """
+        # What a daemon has started that then died has its memory already: no more of it need be left.
+        if not await self.runs(record.uuid):
+            await self._admit(record)
         await self._claim(record)
         await self._boot(record)
 
@@ -84,6 +87,7 @@ class Power:
         ``hard`` ends it without asking it. Raises ``Full`` where it did not run, and the host has not enough left.
         """
         if not await self.runs(record.uuid):
+            await self._admit(record)
             await self._claim(record)
         elif hard:
             await uninterrupted(self._domains.destroy(record.uuid))
@@ -110,9 +114,11 @@ class Power:
             await uninterrupted(self._domains.start(record.uuid))
         reached(CrashPoint.POWER_AFTER_START)
 
-    async def _claim(self, record: Record) -> None:
+    async def _admit(self, record: Record) -> None:
         if record.generation is not None:
             await self._admission.check(record.generation, record.instance.flavor.memory_mb)
+
+    async def _claim(self, record: Record) -> None:
         reached(CrashPoint.POWER_BEFORE_CLAIM)
         try:
             # Placement may carry out a request that we no longer wait for: then nobody would give the slot back.

@@ -19,7 +19,7 @@ from sev_agent.compute.inventory import HostResources
 from sev_agent.compute.record_store import RecordStore
 from sev_agent.config import ReconcilerSection
 from sev_agent.errors import SevAgentError
-from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable
+from sev_agent.hypervisor.errors import HypervisorError, HypervisorUnavailable, NoAnswer
 from sev_agent.observe.health import Dependency, Health
 from sev_agent.observe.metrics import Metrics
 from sev_agent.uninterrupted import in_thread, raise_if_cancelled
@@ -172,7 +172,7 @@ class Reconciler:
         if self._health.down(at_fault, str(error)):
             log.warning("reconciliation.failed", dependency=at_fault, code=error.code, error=str(error))
         # A connection that is lost brings the next comparison by its return; anything else is tried again.
-        if not isinstance(error, HypervisorUnavailable):
+        if isinstance(error, NoAnswer) or not isinstance(error, HypervisorUnavailable):
             self.soon(after=_RETRY_SECONDS)
 
     def _note(self, outcome: Reconciliation) -> None:

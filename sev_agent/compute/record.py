@@ -113,6 +113,8 @@ class Record(_Value):
     fault: Fault | None = None
     failure_told: bool = False
     """Whether the world knows of the fault of a build that is still being undone."""
+    foreign: bool = False
+    """Whether it failed because libvirt has another's domain of its UUID: what the consumer holds is not ours."""
     handled: tuple[str, ...] = ()
     owed: tuple[Letter, ...] = ()
     """What was not told yet of how operations on it ended; ``RecordStore`` alone writes it."""

@@ -18,7 +18,7 @@ from sev_agent.compute.instance_files import RECORD_NAME, InstanceFiles
 from sev_agent.compute.record import DISK_REMEDY, Record
 from sev_agent.compute.shelf import MAX_RECORD_BYTES, Shelf
 from sev_agent.compute.shelf import NAME as SHELF
-from sev_agent.durable import discard_unfinished, sync_directory, write_durably
+from sev_agent.durable import discard_unfinished, make_directory, sync_directory, write_durably
 from sev_agent.errors import Conflict, Exhausted
 from sev_agent.messaging.spool import Letter
 
@@ -72,7 +72,7 @@ class RecordStore:
 
     def open(self) -> None:
         """Read every record. Raises ``OSError`` where the directory itself cannot be used."""
-        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_directory(self.directory, mode=0o711)
         # The kernel lets QEMU, under an identity of its own, through to the files it may open.
         self.directory.chmod(0o711)
         shelf = Shelf(self.directory)

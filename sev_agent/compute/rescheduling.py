@@ -28,13 +28,16 @@ class Rescheduling:
         self._client = client
         self._host = host
 
+    def concerns(self, record: Record) -> bool:
+        """Whether another host may end what failed here: a scheduler sent it, and this host is at fault."""
+        return record.scheduling is not None and record.fault is not None and record.fault.retryable
+
     async def pass_on(self, record: Record) -> bool:
         """Cast the failed build of ``record``; whether that is another's to end now. Nothing of it may be left here.
 
-        It is not where no scheduler sent it, where its fault would be the same on every host, and where no scheduler
-        has ever run. Raises ``BrokerUnavailable``.
+        It is not where ``concerns`` says so, and where no scheduler has ever run. Raises ``BrokerUnavailable``.
         """
-        if record.scheduling is None or record.fault is None or not record.fault.retryable:
+        if record.scheduling is None or record.fault is None or not self.concerns(record):
             return False
         return await self._cast(record.instance, record.scheduling, record.fault, record.generation, record.request_id)
 

@@ -5,6 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from sev_agent.durable import make_directory
 from sev_agent.errors import HostTaken
 
 _MAX_HOLDER = 300
@@ -23,7 +24,7 @@ class StateLock:
         Blocks on the disk. Raises ``HostTaken`` that names the holder, and ``OSError`` where the directory cannot
         be used.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self._path.parent)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -101,12 +101,12 @@ def _untold(emulator: Path, virt_type: str, error: libvirt.libvirtError) -> Hype
 
 
 def _memory_mb(connection: libvirt.virConnect) -> int | None:
-    """All RAM that the kernel has, MiB; ``None`` where the driver does not count it.
+    """All RAM that the kernel has, MiB; ``None`` or 0 where the driver does not count it.
 
     ``getInfo`` adds up the NUMA cells instead, which miss memory that was plugged in after the start.
     """
     try:
-        return int(connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) // 1024
+        return int(connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS).get("total", 0)) // 1024
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return None

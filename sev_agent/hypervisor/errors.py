@@ -20,6 +20,10 @@ class HypervisorUnavailable(HypervisorError, Unavailable):
     code = "hypervisor.unavailable"
 
 
+class NoAnswer(HypervisorUnavailable):
+    """A call to libvirt takes too long; the connection may be well, and then nothing but another call tells."""
+
+
 class DomainNotFound(HypervisorError, NotFound):
     """libvirt knows no such domain."""
 

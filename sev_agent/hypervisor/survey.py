@@ -35,8 +35,11 @@ class DomainState(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """Whether the domain has a QEMU process, and with it memory and, if encrypted, a slot."""
-        return self not in {DomainState.SHUTOFF, DomainState.CRASHED, DomainState.STARTING}
+        """Whether the domain has a QEMU process, and with it memory and, if encrypted, a slot.
+
+        So has one that has crashed and is preserved (``on_crash``); where its process ends, it is ``SHUTOFF``.
+        """
+        return self not in {DomainState.SHUTOFF, DomainState.STARTING}
 
 
 _STATES = {

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from sev_agent.hypervisor.errors import HypervisorUnavailable
+from sev_agent.hypervisor.errors import HypervisorUnavailable, NoAnswer
 
 T = TypeVar("T")
 
@@ -38,13 +38,13 @@ class CallThreads:
     async def run(self, call: Callable[[], T], limit: float) -> T:
         """The outcome of ``call``, if it comes within ``limit`` seconds of waiting and running.
 
-        Raises ``HypervisorUnavailable`` if it does not, and whatever ``call`` raises. A call that has not begun when
-        the limit passes, or when the caller is cancelled, never begins.
+        Raises ``NoAnswer`` if it does not, ``HypervisorUnavailable`` once closed, and whatever ``call`` raises. A call
+        that has not begun when the limit passes, or when the caller is cancelled, never begins.
         """
         if self._closed is not None:
             raise HypervisorUnavailable(self._closed)
         if self._overdue >= self._size:
-            raise HypervisorUnavailable(
+            raise NoAnswer(
                 f"all {self._size} threads wait for libvirt to answer", remedy="restart libvirtd if it stays so"
             )
         job = self._submit(call)
@@ -55,7 +55,7 @@ class CallThreads:
             if not self._withdraw(job):
                 job.is_overdue = True
                 self._overdue += 1
-            raise HypervisorUnavailable(
+            raise NoAnswer(
                 f"libvirt did not answer within {limit:g} s",
                 remedy="look at what keeps libvirtd busy; the call may still take effect",
             ) from None

@@ -71,7 +71,7 @@ class LabState(BaseModel):
             # Not the error's own text, which would show the password.
             faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'file'}: {f['msg']}" for f in error.errors())
             raise LabError(
-                f"{path} cannot be used: {faults}", remedy="end the lab with 'sev-agent lab down --purge'"
+                f"{path} cannot be used: {faults}", remedy=f"end the lab: sev-agent lab down --purge --dir {directory}"
             ) from None
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -229,6 +230,16 @@ class Broker:
         )
 
     async def _connect(self) -> Link:
+        try:
+            return await self._open()
+        except (LookupError, ValueError, struct.error) as error:
+            # The library trusts the greeting: it stumbles over one that is another service's, or half of one.
+            raise BrokerUnavailable(
+                f"cannot connect to {self._address}: it answers as no RabbitMQ does ({_said(error)})",
+                remedy="check that messaging.url leads to RabbitMQ",
+            ) from error
+
+    async def _open(self) -> Link:
         try:
             with broker_errors(f"connect to {self._address}"):
                 connection = aio_pika.Connection(

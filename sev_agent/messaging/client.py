@@ -69,6 +69,7 @@ class RpcClient:
         self._version = version
         self._reply_queue = ""
         self._ready = asyncio.Event()
+        self._fault: BrokerUnavailable | None = None
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
 
     async def run(self) -> None:
@@ -81,6 +82,7 @@ class RpcClient:
                 await self._receive(link)
                 backoff.reset()
             except BrokerUnavailable as error:
+                self._fault = error
                 log.warning("rpc.replies.failed", error=str(error))
                 await backoff.pause()
 
@@ -100,10 +102,12 @@ class RpcClient:
         """
         msg_id = uuid4().hex
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[msg_id] = reply
         try:
             async with asyncio.timeout(timeout) as limit:
-                await self._ready.wait()
+                # It may be gone again before this task goes on.
+                while not self._ready.is_set():
+                    await self._ready.wait()
+                self._waiting[msg_id] = reply
                 request = self._request(
                     method, arguments, context, ReplyAddress(queue=self._reply_queue, msg_id=msg_id)
                 )
@@ -114,7 +118,10 @@ class RpcClient:
                 raise
             raise await self._timed_out(method, queue, timeout) from None
         finally:
-            del self._waiting[msg_id]
+            self._waiting.pop(msg_id, None)
+            # A loss may end both the sending and the waiting; asyncio tells on the terminal of what nobody looked at.
+            if reply.done() and not reply.cancelled():
+                reply.exception()
         if answer.failure is not None:
             raise RemoteError(answer.failure)
         return answer.result
@@ -187,7 +194,8 @@ class RpcClient:
 
     async def _timed_out(self, method: str, queue: str, seconds: float) -> Unavailable:
         if not self._ready.is_set():
-            return self._broker.unavailable(f"no reply queue within {seconds:g} s, so {method} was not sent")
+            why = f"; {self._fault.message}" if self._fault else ""
+            return self._broker.unavailable(f"no reply queue within {seconds:g} s, so {method} was not sent{why}")
         consumers: int | None = None
         with contextlib.suppress(TimeoutError, BrokerUnavailable):
             async with asyncio.timeout(_DIAGNOSIS_TIMEOUT):
@@ -211,6 +219,7 @@ class RpcClient:
                 )
                 await queue.consume(self._on_reply, no_ack=True, timeout=self._broker.timeout)
             self._reply_queue = name
+            self._fault = None
             self._ready.set()
             raise_if_cancelled()
             await gone.wait()

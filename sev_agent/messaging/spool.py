@@ -12,7 +12,7 @@ from typing import Final, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sev_agent.durable import discard_unfinished, write_durably
+from sev_agent.durable import discard_unfinished, make_directory, write_durably
 from sev_agent.messaging.envelope import Priority
 
 log = structlog.stdlib.get_logger(__name__)
@@ -83,7 +83,8 @@ class Spool:
     """The journal below ``directory``: lines that are only ever appended, each with its checksum.
 
     A line that a crash cut short is the last one, and is left out; it was never promised to anyone. A file that is
-    damaged elsewhere, or is no journal, is set aside beside the new one, with a log line, and its whole lines are kept.
+    damaged elsewhere, or is no journal, is set aside beside the new one, with a log line, and its whole lines are kept;
+    where the disk has no room for a second name, it stays until the first commit replaces it.
     Its methods block on the disk, and are called one at a time.
     """
 
@@ -99,16 +100,20 @@ class Spool:
 
         Raises ``OSError`` where the directory cannot be used.
         """
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._path.parent, mode=0o700)
         discard_unfinished(self._path.parent)
         damage = self._read()
         if damage is not None:
             kept_as = self._path.with_name(f"{_NAME}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
-            # A second name, and not a rename: what could be read of it must not be without a file for a moment.
-            kept_as.hardlink_to(self._path)
-            log.error("spool.set_aside", path=str(self._path), kept_as=str(kept_as), reason=damage)
-            with contextlib.suppress(OSError):
-                self._rewrite()
+            try:
+                # A second name, and not a rename: what could be read of it must not be without a file for a moment.
+                kept_as.hardlink_to(self._path)
+            except OSError as error:
+                log.error("spool.damaged", path=str(self._path), reason=damage, error=str(error))  # noqa: TRY400 - no fault of ours
+            else:
+                log.error("spool.set_aside", path=str(self._path), kept_as=str(kept_as), reason=damage)
+                with contextlib.suppress(OSError):
+                    self._rewrite()
         # Otherwise the first commit writes the file anew: until then a full disk matters to nobody.
         return sorted(self._kept.values(), key=lambda letter: letter.sequence)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from sev_agent.config import ServiceSection
 from sev_agent.errors import Conflict, NotFound, SevAgentError
 from sev_agent.openstack.client import ServiceClient
-from sev_agent.openstack.exchange import RequestObserver, Response, ignore_request
+from sev_agent.openstack.exchange import DictOf, ListOf, RequestObserver, Response, ignore_request
 from sev_agent.openstack.identity import Identity
 
 _FLAVORS: Final = "/v2.1/flavors"
@@ -65,11 +65,11 @@ class _One(BaseModel):
 
 
 class _Many(BaseModel):
-    flavors: list[_Flavor]
+    flavors: ListOf[_Flavor]
 
 
 class _ExtraSpecs(BaseModel):
-    extra_specs: dict[str, str] = Field(default_factory=dict)
+    extra_specs: DictOf[str, str] = Field(default_factory=dict)
 
 
 class ComputeApi:

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FailFast, ValidationError
 
 from sev_agent.errors import SevAgentError, Unavailable
 
@@ -17,7 +17,15 @@ MAX_BODY = 16 * 1024 * 1024
 _BLOCK = 64 * 1024
 _EXCERPT = 300
 
+_SCHEMES = ("http://", "https://")
+
 M = TypeVar("M", bound=BaseModel)
+K = TypeVar("K")
+V = TypeVar("V")
+
+ListOf: TypeAlias = Annotated[list[V], FailFast()]
+DictOf: TypeAlias = Annotated[dict[K, V], FailFast()]
+"""What an answer has many of. It is left at its first fault: to note each of a million would take gigabytes."""
 
 
 class ServiceUnavailable(Unavailable):
@@ -83,7 +91,7 @@ class Response:
             return model.model_validate_json(self.body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            path = ".".join(str(part) for part in first["loc"]) or "document"
+            path = ".".join(str(part) for part in first["loc"])[:_EXCERPT] or "document"
             raise self.bad(f"answered {self.status} with a body that cannot be used: {path}: {first['msg']}") from None
 
     def bad(self, message: str) -> BadAnswer:
@@ -114,6 +122,8 @@ class Exchange:
         """
         started = monotonic()
         status = 0
+        if not url.startswith(_SCHEMES):
+            raise ServiceUnavailable("cannot be talked to: this is no address of HTTP", service=self.service, url=url)
         try:
             with self.reading(url):
                 response = await self.session.request(
@@ -137,7 +147,8 @@ class Exchange:
         except TimeoutError as error:
             message = f"did not answer in time (waited {monotonic() - started:.1f} s)"
             raise ServiceUnavailable(message, service=self.service, url=url) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            # The last is Python's for a host's name with an empty label, or one that is too long.
             message = f"cannot be talked to: {error or type(error).__name__}"
             raise ServiceUnavailable(message, service=self.service, url=url) from error
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from sev_agent.config import ServiceSection
 from sev_agent.errors import Conflict, NotFound
 from sev_agent.openstack.client import ServiceClient
-from sev_agent.openstack.exchange import RequestObserver, Response, ServiceUnavailable, ignore_request
+from sev_agent.openstack.exchange import ListOf, RequestObserver, Response, ServiceUnavailable, ignore_request
 from sev_agent.openstack.identity import Identity
 
 CHUNK: Final = 1024 * 1024
@@ -91,7 +91,7 @@ class _Image(BaseModel):
 
 
 class _Images(BaseModel):
-    images: list[_Image]
+    images: ListOf[_Image]
 
 
 _NAMED_AT_MOST = 20

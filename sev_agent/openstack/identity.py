@@ -13,7 +13,14 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from sev_agent.config import AuthSection, ConfigurationError
 from sev_agent.errors import SevAgentError, Unavailable
-from sev_agent.openstack.exchange import Exchange, RequestObserver, Response, ServiceUnavailable, ignore_request
+from sev_agent.openstack.exchange import (
+    Exchange,
+    ListOf,
+    RequestObserver,
+    Response,
+    ServiceUnavailable,
+    ignore_request,
+)
 
 _KEYSTONE = "keystone"
 _TOKEN_HEADER = "X-Subject-Token"  # noqa: S105 - the header's name
@@ -93,13 +100,13 @@ class _Endpoint(BaseModel):
 
 class _Service(BaseModel):
     type: str
-    endpoints: list[_Endpoint] = Field(default_factory=list)
+    endpoints: ListOf[_Endpoint] = Field(default_factory=list)
 
 
 class _Token(BaseModel):
     issued_at: AwareDatetime
     expires_at: AwareDatetime
-    catalog: list[_Service] = Field(default_factory=list)
+    catalog: ListOf[_Service] = Field(default_factory=list)
 
 
 class _TokenAnswer(BaseModel):

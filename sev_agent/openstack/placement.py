@@ -50,6 +50,8 @@ MICROVERSION: Final = "1.39"
 
 _PROVIDERS = "/resource_providers"
 _CUSTOM = "CUSTOM_"
+_MAX_DETAIL: Final = 1000
+"""Characters of what Placement says against a request that go on into records, notifications and logs."""
 
 T = TypeVar("T")
 
@@ -162,7 +164,7 @@ class Placement:
         if existing is None:
             raise NameTaken(
                 f"Placement can neither create provider {name!r} with UUID {uuid} nor find it:"
-                f" {wire.error_of(response).detail}",
+                f" {wire.error_of(response).detail[:_MAX_DETAIL]}",
                 remedy="look for another name under this UUID with 'openstack resource provider show'",
             )
         if existing.parent != parent:
@@ -306,7 +308,7 @@ def _inventory_body(inventory: Inventory) -> dict[str, int | float]:
 
 def _failure(what: str, response: Response) -> SevAgentError:
     error = wire.error_of(response)
-    text = f"Placement answered {response.status} to {what}: {' '.join(error.detail.split())}"
+    text = f"Placement answered {response.status} to {what}: {' '.join(error.detail[:_MAX_DETAIL].split())}"
     match response.status, error.code:
         case 404, _:
             return ProviderNotFound(text)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
-from sev_agent.openstack.exchange import Response
+from sev_agent.openstack.exchange import DictOf, ListOf, Response
 from sev_agent.openstack.placement_values import (
     Allocation,
     Candidate,
@@ -17,7 +17,7 @@ from sev_agent.openstack.placement_values import (
     RequestGroup,
 )
 
-Amounts = dict[str, NonNegativeInt]
+Amounts = DictOf[str, NonNegativeInt]
 
 
 class ProviderDocument(BaseModel):
@@ -38,7 +38,7 @@ class ProviderDocument(BaseModel):
 
 
 class ProvidersDocument(BaseModel):
-    resource_providers: list[ProviderDocument]
+    resource_providers: ListOf[ProviderDocument]
 
 
 class InventoryDocument(BaseModel):
@@ -52,7 +52,7 @@ class InventoryDocument(BaseModel):
 
 class InventoriesDocument(BaseModel):
     resource_provider_generation: NonNegativeInt
-    inventories: dict[str, InventoryDocument]
+    inventories: DictOf[str, InventoryDocument]
 
     def value(self) -> tuple[int, dict[str, Inventory]]:
         found = {name: Inventory(**document.model_dump()) for name, document in self.inventories.items()}
@@ -61,7 +61,7 @@ class InventoriesDocument(BaseModel):
 
 class TraitsDocument(BaseModel):
     resource_provider_generation: NonNegativeInt
-    traits: list[str]
+    traits: ListOf[str]
 
 
 class UsagesDocument(BaseModel):
@@ -74,7 +74,7 @@ class _ConsumerResources(BaseModel):
 
 class ProviderAllocationsDocument(BaseModel):
     resource_provider_generation: NonNegativeInt
-    allocations: dict[UUID, _ConsumerResources]
+    allocations: DictOf[UUID, _ConsumerResources]
 
     def value(self) -> tuple[int, dict[UUID, dict[str, int]]]:
         held = {consumer: document.resources for consumer, document in self.allocations.items()}
@@ -84,7 +84,7 @@ class ProviderAllocationsDocument(BaseModel):
 class AllocationDocument(BaseModel):
     """The fields beside ``allocations`` are absent exactly when that is empty: such a consumer does not exist."""
 
-    allocations: dict[UUID, _ConsumerResources]
+    allocations: DictOf[UUID, _ConsumerResources]
     project_id: str = ""
     user_id: str = ""
     consumer_type: str = "unknown"
@@ -116,8 +116,8 @@ def allocation_body(allocation: Allocation) -> dict[str, Any]:
 
 
 class _CandidateDocument(BaseModel):
-    allocations: dict[UUID, _ConsumerResources]
-    mappings: dict[str, list[UUID]]
+    allocations: DictOf[UUID, _ConsumerResources]
+    mappings: DictOf[str, ListOf[UUID]]
 
     def value(self) -> Candidate:
         return Candidate(
@@ -134,8 +134,8 @@ class _SummaryAmount(BaseModel):
 class _SummaryDocument(BaseModel):
     root_provider_uuid: UUID
     parent_provider_uuid: UUID | None
-    resources: dict[str, _SummaryAmount]
-    traits: list[str]
+    resources: DictOf[str, _SummaryAmount]
+    traits: ListOf[str]
 
     def value(self) -> ProviderSummary:
         return ProviderSummary(
@@ -148,8 +148,8 @@ class _SummaryDocument(BaseModel):
 
 
 class CandidatesDocument(BaseModel):
-    allocation_requests: list[_CandidateDocument]
-    provider_summaries: dict[UUID, _SummaryDocument]
+    allocation_requests: ListOf[_CandidateDocument]
+    provider_summaries: DictOf[UUID, _SummaryDocument]
 
     def value(self) -> Candidates:
         return Candidates(
@@ -184,7 +184,7 @@ class ErrorDetail(BaseModel):
 
 
 class _ErrorsDocument(BaseModel):
-    errors: list[ErrorDetail] = Field(min_length=1)
+    errors: ListOf[ErrorDetail] = Field(min_length=1)
 
 
 def error_of(response: Response) -> ErrorDetail:

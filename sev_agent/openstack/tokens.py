@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from sev_agent.config import AuthSection, ServiceSection, TokensSection
 from sev_agent.errors import SevAgentError, Unavailable
 from sev_agent.openstack.client import ServiceClient
-from sev_agent.openstack.exchange import RequestObserver, ignore_request
+from sev_agent.openstack.exchange import ListOf, RequestObserver, ignore_request
 from sev_agent.openstack.identity import AuthenticationFailed, Identity
 from sev_agent.uninterrupted import raise_if_cancelled
 
@@ -59,7 +59,7 @@ class _Token(BaseModel):
     expires_at: AwareDatetime
     user: _Named
     project: _Named | None = None
-    roles: list[_Named] = Field(default_factory=list)
+    roles: ListOf[_Named] = Field(default_factory=list)
 
 
 class _Answer(BaseModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sev_agent.crash_points import VARIABLE
-from sev_agent.durable import discard_unfinished, write_durably
+from sev_agent.durable import discard_unfinished, make_directory, write_durably
 
 
 def test_new_and_replaced(tmp_path: Path) -> None:
@@ -73,6 +73,20 @@ def test_order_of_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     write_durably(tmp_path / "file", b"new")
 
     assert order == ["file", "rename", "directory"]
+
+
+def test_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new directory's name, and those of what was missing above it, are synced; one that is there costs nothing."""
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    wanted = tmp_path / "one" / "two"
+
+    make_directory(wanted, mode=0o700)
+    assert sorted(synced) == [tmp_path, tmp_path / "one"]
+    make_directory(wanted)
+
+    assert wanted.stat().st_mode & 0o777 == 0o700
+    assert len(synced) == 2
 
 
 @pytest.mark.parametrize(

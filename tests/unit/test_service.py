@@ -71,6 +71,16 @@ class TestServiceManager:
         listener.close()
         manager.notify(WATCHDOG=1)
 
+    def test_survives_a_process_without_descriptors(self, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where no more files can be opened, not even a socket, the notification is lost, and the daemon lives."""
+
+        def none_left(*_: object) -> None:
+            raise OSError(24, "Too many open files")
+
+        manager = ServiceManager({"NOTIFY_SOCKET": listener.address})
+        monkeypatch.setattr(socket, "socket", none_left)
+        manager.notify(WATCHDOG=1)
+
     def test_never_blocks(self, listener: Listener) -> None:
         """With systemd's queue full a notification is dropped, and the loop is not held up."""
         manager = ServiceManager({"NOTIFY_SOCKET": listener.address})

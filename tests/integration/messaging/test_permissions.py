@@ -82,6 +82,19 @@ async def test_documented_permissions(url_of: Callable[[str], str], connect: Con
             assert (await anext(heard)).payload == {"host": host}
 
 
+async def test_who_may_not_ask_is_told_why(url_of: Callable[[str], str], connect: Connect, run: Run, host: str) -> None:
+    """A command that was given a host's user says what the broker refused, and whom, not only that time passed."""
+    client = RpcClient(await connect(url_of("sev-host")), max_message_bytes=MAX_BYTES)
+    run(client)
+    async with asyncio.timeout(60):
+        said = ""
+        while "refused for user 'sev-host'" not in said:
+            with pytest.raises(BrokerUnavailable) as caught:
+                await client.call("answer", {"instance_uuid": UUID}, queue=topology.work_queue_name(host), timeout=1)
+            said = str(caught.value)
+    assert "so answer was not sent" in said
+
+
 async def test_hosts_hear_nobody_elses_answers(url_of: Callable[[str], str], connect: Connect) -> None:
     """The commands do limit: a host's user may not make a queue of another name."""
     on_host = await connect(url_of("sev-host"))

@@ -20,6 +20,7 @@ class ScriptedCloud:
         self.extra_specs: dict[str, dict[str, str]] = {}
         self.patched: list[list[dict[str, str]]] = []
         self.refuse_extra_specs = False
+        self.refuse_user: int | None = None
         self.url = ""
 
     def add_image(self, name: str, **fields: Any) -> str:
@@ -89,6 +90,8 @@ class ScriptedCloud:
         return _one(self.flavors, request, "flavor")
 
     async def _create_flavor(self, request: web.Request) -> web.Response:
+        if self.refuse_user is not None:
+            return web.json_response({"forbidden": {"message": "it is not for you"}}, status=self.refuse_user)
         asked = (await request.json())["flavor"]
         if any(flavor["name"] == asked["name"] for flavor in self.flavors.values()):
             message = f"Flavor with name {asked['name']} already exists."

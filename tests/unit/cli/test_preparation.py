@@ -186,6 +186,20 @@ def test_a_flavors_name_is_taken(cloud: ScriptedCloud) -> None:
     assert "Flavor with name m1.sev already exists." in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "cloud's openrc"), (403, "openrc of a user whose role permits it")]
+)
+def test_user_that_is_refused(cloud: ScriptedCloud, status: int, remedy: str) -> None:
+    """Where the cloud refuses the user, the remedy is about the shell's openrc, not about a daemon's file."""
+    cloud.refuse_user = status
+
+    result = run(cloud, "flavor", "create", "m1.sev")
+
+    assert result.exit_code == 1
+    assert remedy in result.stderr
+    assert "section auth" not in result.stderr
+
+
 def test_half_a_flavor_is_removed(cloud: ScriptedCloud) -> None:
     """A flavor whose extra spec is refused does not stay: without it, it would give unencrypted servers."""
     cloud.refuse_extra_specs = True

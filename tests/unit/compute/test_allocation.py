@@ -112,7 +112,7 @@ def test_guest_that_nova_made(*, beside_nova: bool, counted: bool) -> None:
 @pytest.mark.parametrize("state", [State.ACTIVE, State.STOPPED])
 @pytest.mark.parametrize(
     ("domain", "slots"),
-    [(DomainState.RUNNING, 1), (DomainState.PAUSED, 1), (DomainState.SHUTOFF, 0), (DomainState.CRASHED, 0), (None, 0)],
+    [(DomainState.RUNNING, 1), (DomainState.PAUSED, 1), (DomainState.SHUTOFF, 0), (DomainState.CRASHED, 1), (None, 0)],
 )
 def test_instance(state: State, domain: DomainState | None, slots: int) -> None:
     """An instance holds a slot exactly while libvirt runs its guest, whatever the record says."""

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from sev_agent.compute.build import ForeignDomain
 from sev_agent.compute.instances import InstanceExists
 from sev_agent.compute.record import Record, State
 from sev_agent.compute.record_store import JournalFailed, RecordStore
@@ -157,6 +158,28 @@ async def test_undoing_that_is_refused(tmp_path: Path, fault: Exception) -> None
 
     assert (end.payload["state"], again.state(asked.uuid)) == ("error", State.ERROR)
     assert again.ear.of(asked.uuid).count("create.error") == 1
+
+
+async def test_uuid_of_anothers_domain(host: Host) -> None:
+    """The record of a build that a foreign domain stood against says so, also when it was deleted."""
+    asked = instance()
+    host.builder.faults = [ForeignDomain("Nova has it")]
+    host.builder.go.set()
+
+    await host.instances.build(asked, "req-1")
+    await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
+    failed = host.store.get(asked.uuid)
+    await host.instances.terminate(asked.uuid, "req-2")
+    await host.ear.until(asked.uuid, "delete.end")
+    await host.idle()
+    deleted = host.store.get(asked.uuid)
+
+    assert (failed and failed.state, deleted and deleted.state) == (State.ERROR, State.DELETED)
+    assert failed is not None
+    assert deleted is not None
+    assert failed.foreign
+    assert deleted.foreign
 
 
 async def test_full_disk_during_a_build(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from sev_agent.compute import host_boot
 from sev_agent.compute.host_boot import HostBoot, Start
 from sev_agent.compute.record import State
+from sev_agent.compute.record_store import JournalFailed
 from sev_agent.errors import Conflict, SevAgentError, Unavailable
 from tests.journal import opened
 from tests.requests import instance, record
@@ -183,6 +184,16 @@ async def test_libvirt_away(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
     host.faults = [Unavailable("gone"), Unavailable("gone")]
 
     assert await started_by(host, host.daemon(), 4) == [old, old, old, young]
+
+
+async def test_journal_that_is_full(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest whose start cannot be written down for now is not given up: it is tried until the disk takes it."""
+    monkeypatch.setattr(host_boot, "_RETRY_SECONDS", 0.01)
+    old, young = host.has(State.ACTIVE, age=2), host.has(State.ACTIVE, age=1)
+    host.boot()
+    host.faults = [JournalFailed("no space")]
+
+    assert await started_by(host, host.daemon(), 3) == [old, old, young]
 
 
 async def test_daemon_that_dies_in_between(host: Host) -> None:

@@ -233,6 +233,22 @@ async def test_start(button: Button) -> None:
     assert button.accounting.done == ["claim", "claim"]
 
 
+async def test_start_of_a_guest_that_runs(button: Button) -> None:
+    """One that an earlier daemon has started is counted, also where its memory has left too little for another."""
+    full = Power(
+        admission=Admission(overhead_mb=0, free_mb=lambda: 0),
+        domains=button.libvirt.domains,
+        accounting=cast("Accounting", button.accounting),
+        redefine=_lost,
+        shutdown_timeout=5,
+    )
+
+    await full.start(button.record)
+
+    assert await button.runs()
+    assert button.accounting.done == ["claim"]
+
+
 async def test_start_without_a_slot(button: Button) -> None:
     """Where Placement has no slot left nothing is started, and the refusal says what to do."""
     await button.libvirt.domains.destroy(button.record.uuid)

@@ -15,12 +15,13 @@ from sev_agent.compute.image_cache import ImageCacheFull, ImageNoSpace
 from sev_agent.compute.image_download import ImageNoHash
 from sev_agent.compute.image_inspection import ImageBackingFile, ImageFormatMismatch
 from sev_agent.compute.instances import InstanceExists
-from sev_agent.compute.record import Fault, State
-from sev_agent.compute.record_store import JournalFailed
+from sev_agent.compute.record import Fault, Record, State
+from sev_agent.compute.record_store import JournalFailed, RecordStore
 from sev_agent.domain.firmware import NoFirmware
 from sev_agent.errors import Conflict, InvalidRequest
 from sev_agent.hypervisor.errors import DefineRefused, HypervisorError, NoMemory, NoSlot, StartFailed
 from sev_agent.messaging.broker import BrokerUnavailable, Unroutable
+from sev_agent.messaging.spool import Letter
 from sev_agent.openstack.glance import ImageNotFound
 from sev_agent.openstack.placement import Full
 from sev_agent.schema import Attempt, Scheduling
@@ -161,6 +162,32 @@ async def test_broker_away(host: Host) -> None:
     assert "create.error" not in host.ear.of(asked.uuid)
     host.instances.resume()
     await host.ear.until(asked.uuid, "create.error")
+
+    assert len(host.schedulers.asked) == 1
+    assert host.state(asked.uuid) is State.RESCHEDULED
+
+
+async def test_failure_that_cannot_be_written_down(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build is another host's only once the journal here knows that it failed: else two would build the guest."""
+    asked = instance()
+    save, is_full = host.store.save, True
+
+    def full(_: RecordStore, late: Record, *, owing: Letter | None = None) -> None:
+        if is_full and late.state is not State.BUILDING:
+            raise JournalFailed("no space")
+        save(late, owing=owing)
+
+    monkeypatch.setattr(RecordStore, "save", full)
+    host.builder.faults = [NO_SLOT, NO_SLOT]
+
+    await host.instances.build(asked, "req-1", SENT)
+    await host.begun()
+    await host.idle()
+    assert (host.state(asked.uuid), host.schedulers.asked) == (State.BUILDING, [])
+    is_full = False
+    host.instances.resume()
+    await host.ear.until(asked.uuid, "create.error")
+    await host.idle()
 
     assert len(host.schedulers.asked) == 1
     assert host.state(asked.uuid) is State.RESCHEDULED

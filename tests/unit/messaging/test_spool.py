@@ -131,6 +131,30 @@ def test_foreign_file(tmp_path: Path, content: bytes) -> None:
     spool.close()
 
 
+def test_damage_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged journal that cannot be set aside keeps nobody from starting, nor what can be read of it."""
+    spool = Spool(tmp_path)
+    spool.open()
+    spool.commit([letter(1)], [])
+    spool.close()
+    journal = tmp_path / JOURNAL
+    journal.write_bytes(b"damaged\n" + journal.read_bytes())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    spool = Spool(tmp_path)
+    with capture_logs() as logs:
+        assert spool.open() == [letter(1)]
+
+    assert [line["event"] for line in logs] == ["spool.damaged"]
+    assert journal.read_bytes().startswith(b"damaged")
+    spool.commit([letter(2)], [])
+    assert sequences(tmp_path) == [1, 2]
+    spool.close()
+
+
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails half way is told, harms nothing earlier, and is made up for by the next one."""
     spool = Spool(tmp_path)

@@ -208,6 +208,25 @@ async def test_nonsense_names_its_place(session: aiohttp.ClientSession, serve: S
         response.parse(Document)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param(f"http://{'a' * 64}.example", id="a label too long"),
+        pytest.param("http://a..b", id="an empty label"),
+        pytest.param("http://[::1", id="half a bracket"),
+        pytest.param("//a", id="no scheme"),
+        pytest.param("", id="nothing"),
+    ],
+)
+async def test_address_that_is_none(session: aiohttp.ClientSession, address: str) -> None:
+    """What a catalog brings for an address may be anything: it makes the service unavailable, and no more."""
+    identity = Tokens()
+    identity.address = address
+
+    with pytest.raises(ServiceUnavailable, match="cannot be talked to"):
+        await get(client(session, None, identity))
+
+
 async def test_request_id_comes_from_the_context(session: aiohttp.ClientSession, serve: Serve) -> None:
     """The context's request identifier is sent, an argument overrides it, and one of another form is left out."""
     handler, seen = answering(200)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from sev_agent.config import ServiceSection
 from sev_agent.openstack.exchange import BadAnswer, Response, ServiceUnavailable
@@ -232,3 +232,37 @@ def test_spoiled_documents_are_understood_or_a_bad_answer(model: type[BaseModel]
     document = data.draw(st.composite(spoiled)(DOCUMENTS[model]))
     with suppress(BadAnswer):
         parse(model, document)
+
+
+FIELDS = {field for model in DOCUMENTS for field in model.model_fields} | PROVIDER.keys() | SUMMARY.keys()
+FIELDS |= INVENTORY.keys() | {"resources", "mappings", "capacity"}
+
+
+def swollen(document: Any) -> Any:
+    """``document`` with a hundred wrong entries in each list and mapping of it that may have many."""
+    match document:
+        case dict():
+            wrong = dict.fromkeys(map(str, range(100))) if not document.keys() & FIELDS else {}
+            return {key: swollen(value) for key, value in document.items()} | wrong
+        case list():
+            return [swollen(each) for each in document] + [None] * 100
+        case _:
+            return document
+
+
+@pytest.mark.parametrize("model", DOCUMENTS)
+def test_long_nonsense_is_left_at_its_first_fault(model: type[BaseModel]) -> None:
+    """An answer that is wrong in a million places is not gone through to its end: to note them all takes gigabytes."""
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate_json(json.dumps(swollen(DOCUMENTS[model])))
+
+    assert caught.value.error_count() < 10
+
+
+async def test_long_words_are_cut(session: aiohttp.ClientSession, serve: Serve) -> None:
+    """What Placement says against a request goes into records and notifications: a thousand characters of it."""
+    answer = error(409, "placement.undefined_code", "Unable to allocate inventory: " + "x" * 100_000)
+    with pytest.raises(Full) as caught:
+        await placement(session, await serve(always(answer))).put_allocation(CONSUMER, claim())
+
+    assert len(str(caught.value)) < 2000

@@ -118,6 +118,8 @@ async def test_failure_reaches_all_who_wait_and_is_not_remembered(
         ({"os_hash_algo": None, "checksum": "0" * 32}, "image.hash_mismatch"),
         ({"os_hash_algo": "crc32", "checksum": None}, "image.no_hash"),
         ({"os_hash_value": None, "checksum": None}, "image.no_hash"),
+        ({"os_hash_value": "/../" * 32}, "image.no_hash"),
+        ({"os_hash_value": "0" * 31 + "\0"}, "image.no_hash"),
         ({"size": MIB - 1}, "image.hash_mismatch"),
         ({"size": 0}, "image.hash_mismatch"),
         ({"disk_format": "qcow2"}, "image.format_mismatch"),
