@@ -35,7 +35,7 @@ from sev_agent.openstack.placement import Placement
 from tests.journal import opened
 from tests.libvirt_host import Host
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 
 class Ear:

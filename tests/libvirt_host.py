@@ -11,7 +11,7 @@ from sev_agent.hypervisor.connection import Hypervisor
 from sev_agent.hypervisor.domains import Domains
 from sev_agent.hypervisor.events import LifecycleEvent
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds for what takes milliseconds on an idle machine."""
 
 SEV = "<launchSecurity type='sev'><policy>0x0033</policy></launchSecurity>"

@@ -36,4 +36,4 @@ class Handovers:
                 unsaid = (ServerRow.id.in_(portion), ServerRow.casts == 0)
                 await session.execute(update(ServerRow).where(*unsaid).values(casts=1))
             for each in portion:
-                del self._pending[each]
+                self._pending.pop(each, None)

@@ -1,12 +1,13 @@
 """What the commands of all daemons share: the file that they are told by, and their exit statuses."""
 
+import gc
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
-from sev_agent.cli.lean import without_rich
+from sev_agent.cli.lean import without_extras
 from sev_agent.config import ConfigurationError, DaemonConfig, load_as
 from sev_agent.errors import HostTaken, SevAgentError
 
@@ -36,7 +37,7 @@ def prepare(model: type[D], config: Path, *, check: bool) -> D:
     if check:
         typer.echo(f"{config} is in order.")
         raise typer.Exit
-    with without_rich():
+    with without_extras():
         from sev_agent import log  # noqa: PLC0415 - it imports structlog
 
     log.configure(settings.log)
@@ -47,6 +48,10 @@ def serve(work: Coroutine[Any, Any, None]) -> None:
     """Run a daemon to its end; what it fails with is told on standard error and by the exit status."""
     from sev_agent import service  # noqa: PLC0415 - it imports structlog
 
+    # What is loaded by now stays, and need not be looked through for garbage. As a part of what the collector counts it
+    # would also put off the collection of all the rest: until a quarter of it has become garbage.
+    gc.collect()
+    gc.freeze()
     try:
         service.run(work)
     except HostTaken as error:

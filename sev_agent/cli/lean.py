@@ -3,19 +3,24 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Final
+
+_UNUSED: Final = ("rich", "greenlet")
 
 
 @contextlib.contextmanager
-def without_rich() -> Iterator[None]:
-    """Keep what is imported meanwhile from loading rich. Harmless where that is loaded already.
+def without_extras() -> Iterator[None]:
+    """Keep what is imported meanwhile from loading rich and greenlet. Harmless where they are loaded already.
 
-    structlog does so where it finds it, to draw tracebacks. A daemon's are plain: rich and pygments would be 3 MiB that
-    nothing in it uses.
+    structlog loads them where it finds them, the one to draw tracebacks, the other for a kind of threads. A daemon's
+    tracebacks are plain, and it has no such threads: both, and pygments, would be 3 MiB that nothing in it uses.
     """
-    # Python's own way to say that there is no such module (its reference, "The module cache").
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    for name in _UNUSED:
+        # Python's own way to say that there is no such module (its reference, "The module cache").
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        if sys.modules["rich"] is None:
-            del sys.modules["rich"]
+        for name in _UNUSED:
+            if sys.modules[name] is None:
+                del sys.modules[name]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -124,6 +125,7 @@ class _Job(Generic[T]):
         try:
             result = self._call()
         except BaseException as error:  # noqa: BLE001 - it is the caller's
+            _empty_frames(error)
             fault = error
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._return, result, fault)
@@ -140,6 +142,17 @@ class _Job(Generic[T]):
     def _return(self, result: Any, fault: BaseException | None) -> None:
         self._on_return(self)
         self.settle(result, fault)
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Let go of what was in hand where ``error`` and those before it came through: it would live as long as they do.
+
+    A domain of libvirt's keeps its connection open.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__context__
 
 
 def _work(jobs: "queue.SimpleQueue[_Job[Any] | None]") -> None:

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-import aiohttp
-
 from sev_agent.durable import write_durably
-from sev_agent.lab import agents, control, environment, images, openrc, openstack, rabbitmq
-from sev_agent.lab.accounts import Accounts
+from sev_agent.lab import agents, control, environment, openrc, openstack, rabbitmq
+from sev_agent.lab.contents import Contents
 from sev_agent.lab.control import ControlPlane
 from sev_agent.lab.directory import alone, check_directory, mounts_below, remove_files
-from sev_agent.lab.flavors import ensure_flavor
 from sev_agent.lab.host import Host, RealHost, has_working_sev
 from sev_agent.lab.openrc import ShellFiles, StockClient
 from sev_agent.lab.openstack import OpenStack
@@ -190,7 +187,7 @@ class Lab:
                 await asyncio.to_thread(self.agent_config, each)
             await self._supervisor.start_side_by_side([*self._control.services(), *(self._agents() if agents else ())])
             if self.compute_urls:
-                await self._provide_flavor()
+                await self._contents.flavor(self.compute_urls[0])
 
     async def down(self, *, purge: bool = False) -> Ended:
         """End everything that carries the lab's mark, its services in order. Harmless when nothing runs.
@@ -263,9 +260,7 @@ class Lab:
         mapper, node = rabbitmq.services(self.directory, self._state.ports)
         await self._supervisor.start(mapper)
         await self._supervisor.start_side_by_side([node, cloud.keystone(), cloud.glance(), cloud.placement()])
-        with self._progress.step("accounts"):
-            async with aiohttp.ClientSession() as session:
-                await Accounts(session, cloud).ensure()
+        await self._contents.accounts()
 
     async def _start_hosts(self) -> None:
         for each in self.hosts:
@@ -275,26 +270,16 @@ class Lab:
             await self._provide_image()
 
     async def _provide_tenants(self) -> None:
-        for first in self.compute_urls[:1]:
-            with self._progress.step("tenants"):
-                async with aiohttp.ClientSession() as session:
-                    await Accounts(session, self.cloud).ensure_tenants(first)
+        if self.compute_urls:
+            await self._contents.tenants(self.compute_urls[0])
 
     async def _provide_image(self) -> None:
-        from sev_agent.lab.platform.guest_image import build_guest_image  # noqa: PLC0415
-
-        with self._progress.step("guest image") as say:
-            path = await build_guest_image(self.cache, say)
-            say(f"{path.name} into Glance")
-            async with aiohttp.ClientSession() as session:
-                image_id = await images.ensure_guest_image(session, self.cloud, path, self._state.image_id)
-            say(str(image_id))
+        image_id = await self._contents.image(self.cache, self._state.image_id)
         await self._save(self._state.model_copy(update={"image_id": image_id}))
 
-    async def _provide_flavor(self) -> None:
-        with self._progress.step("flavor") as say:
-            async with aiohttp.ClientSession() as session:
-                say(await ensure_flavor(session, self.cloud, self.compute_urls[0]))
+    @property
+    def _contents(self) -> Contents:
+        return Contents(self.cloud, self._progress)
 
     @property
     def _control(self) -> ControlPlane:

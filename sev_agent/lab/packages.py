@@ -81,8 +81,8 @@ LAB = (
 )
 
 
-TESTS = (*LAB, *(Package(name) for name in ("systemd", "cpio", "grub-common", "postgresql")))
-"""What the tests need: the lab's, programs that check units, users, archives, boot lines, and the API's database."""
+TESTS = (*LAB, *(Package(name) for name in ("systemd", "cpio", "grub-common", "postgresql", "chromium")))
+"""What the tests need: the lab's, what checks units, users, archives, boot lines and pages, and the API's database."""
 
 
 class PackagesError(LabError):

@@ -21,6 +21,8 @@ from sev_agent.lab.side_by_side import side_by_side
 
 _POLL = 0.1
 _READY_PROBE = 5.0
+_BUSY_PATIENCE = 20.0
+"""Seconds for a service that was ready once to answer again, on a machine that is busy with everything else."""
 _LEFTOVER_PATIENCE = 5.0
 _SWEEPS = 5
 _LOG_LINES = 25
@@ -151,11 +153,12 @@ class Supervisor:
         )
 
     async def _kept(self, service: Service) -> bool:
-        """Whether the service runs and is ready, given its time if an interrupted start left it half way."""
+        """Whether the service runs and is ready, given its time if it is busy, or was left half way to its start."""
         leader = await self._leader(service.name)
         if leader is None:
             return False
-        deadline = leader.started + service.ready_timeout
+        patience = min(service.ready_timeout, _BUSY_PATIENCE)
+        deadline = max(leader.started + service.ready_timeout, time.time() + patience)
         while not await _answers(service):
             if time.time() > deadline or await processes.wait_exit(leader, self._directory, _POLL):
                 log.warning("lab.service.replaced", service=service.name, pid=leader.pid)

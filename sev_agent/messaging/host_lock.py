@@ -76,9 +76,9 @@ class HostLock:
         return HostTaken(
             f"another daemon serves host '{self._host}' at this broker: it has queue '{name}'",
             field="host.name",
-            remedy="give each host its own host.name, or stop the other daemon; 'rabbitmqctl list_queues name "
-            f"owner_pid' tells which connection has '{name}', and 'rabbitmqctl list_connections pid peer_host "
-            "client_properties' whose that is",
+            remedy="give each host its own host.name, or stop the other daemon; 'rabbitmqctl list_queues -p VHOST "
+            f"name owner_pid' tells which connection has '{name}', and 'rabbitmqctl list_connections pid "
+            "peer_host client_properties' whose that is",
         )
 
 

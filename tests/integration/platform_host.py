@@ -22,7 +22,7 @@ from sev_agent.lab.supervisor import Supervisor
 from sev_agent.schema import Flavor, ImageReference, Instance
 
 BOOT_PATIENCE = 120.0
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 DOMAIN = """
 <domain type='qemu'>

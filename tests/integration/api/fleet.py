@@ -18,7 +18,7 @@ from sev_agent.messaging.envelope import Priority, RequestContext
 from sev_agent.messaging.notifications import Notifier
 from sev_agent.messaging.server import RpcServer
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for what takes a moment on an idle machine."""
 
 

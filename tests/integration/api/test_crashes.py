@@ -194,7 +194,7 @@ async def test_death_after_a_commit_that_nobody_confirmed(
     async with Proxy(postgres.port) as proxy:
         # No upkeep, which would put it away, and whose commits are not those that are waited for.
         changes = {f":{postgres.port}/": f":{proxy.port}/", "interval = 0.2": "interval = 600"}
-        async with lives.live(changes=changes | {"[database]": "[database]\ntimeout = 2"}) as life:
+        async with lives.live(changes=changes | {"[database]": "[database]\ntimeout = 5"}) as life:
             wanted = await what_can_be_had(life, cloud)
             # PostgreSQL's own word of a commit that is done.
             proxy.freeze_at(b"COMMIT\0")

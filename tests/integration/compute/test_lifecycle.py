@@ -21,7 +21,7 @@ from tests.libvirt_host import SEV, agent_metadata, domain_xml, running_host
 from tests.libvirt_host import Host as Libvirt
 from tests.requests import instance, record
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 DISK = {"DISK_GB": 1}
 HOLD = 0.5
 """Seconds that a guest which ended itself is left alone here."""

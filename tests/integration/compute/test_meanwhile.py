@@ -1,17 +1,22 @@
 """What begins or ends while a comparison looks is neither lost nor undone by it."""
 
 import asyncio
+from collections.abc import Collection, Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
+from sev_agent.compute import postponed as postponed_module
 from sev_agent.compute.allocation import ProviderTree
 from sev_agent.compute.drift import Comparison
 from sev_agent.compute.holding import managed
 from sev_agent.compute.record import State
+from sev_agent.hypervisor.domains import Guest
+from sev_agent.hypervisor.errors import HypervisorUnavailable
 from sev_agent.openstack.placement import Allocation
 from tests.integration.compute.conftest import FULL_SIZE, CountingHost, registered
 from tests.libvirt_host import PATIENCE
+from tests.releases import release
 from tests.requests import record
 
 
@@ -158,3 +163,45 @@ async def test_build_that_ends_during_a_comparison(host: CountingHost) -> None:
 
     assert outcome.is_clean
     assert await host.held(built_meanwhile[0]) == FULL_SIZE
+
+
+async def test_event_while_libvirt_cannot_be_asked(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that comes just as libvirt does not answer is not forgotten."""
+    monkeypatch.setattr(postponed_module, "_RETRY_SECONDS", 0.05)
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    asked = asyncio.Event()
+
+    async def away(*_: object) -> None:
+        asked.set()
+        raise HypervisorUnavailable("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(host.libvirt.domains, "guests_among", away)
+        await host.libvirt.domains.destroy(uuid)
+        async with asyncio.timeout(PATIENCE):
+            await asked.wait()
+
+    await host.eventually_holds(uuid, {"DISK_GB": 1})
+
+
+async def test_event_between_the_look_and_the_write(host: CountingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that ends after a comparison saw it run, and before it writes that, does not stay counted."""
+    await registered(host)
+    uuid = await host.built()
+    await host.eventually_holds(uuid, FULL_SIZE)
+    await release(host.placement, uuid)
+    looking = host.libvirt.domains.guests_among
+
+    async def look_before_the_end(among: Collection[UUID]) -> Sequence[Guest]:
+        monkeypatch.setattr(host.libvirt.domains, "guests_among", looking)
+        found = await looking(among)
+        await host.libvirt.domains.destroy(uuid)
+        await asyncio.sleep(0.3)  # whoever is not kept from it settles the event now
+        return found
+
+    monkeypatch.setattr(host.libvirt.domains, "guests_among", look_before_the_end)
+    await host.reconcile()
+
+    await host.eventually_holds(uuid, {"DISK_GB": 1})

@@ -155,7 +155,7 @@ class Host:
 
     async def consumed(self) -> None:
         """Return once the broker has the consumer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.is_consumed.wait()
 
     async def work(self, context: RequestContext, arguments: schema.InstanceArguments) -> JsonValue:

@@ -21,7 +21,7 @@ from tests.integration.messaging.conftest import GOOD, MAX_BYTES, UUID, Host, Ru
 async def dead_letter_of(broker: Broker, queue: str) -> AbstractIncomingMessage:
     """The message that came to the dead-letter queue from ``queue``; others are put back."""
     dead = await declared(broker, topology.DEAD_LETTER_QUEUE)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         async with dead.iterator() as letters:
             async for letter in letters:
                 deaths: Any = letter.headers.get("x-death", [{}])

@@ -30,7 +30,7 @@ class Daemon:
         self.task = asyncio.create_task(self.broker.run())
 
     async def is_told_busy(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.busy.wait()
         assert not self.broker.is_up
 
@@ -63,10 +63,10 @@ def _through(proxy: Proxy, node: RabbitNode) -> str:
 async def test_second_is_refused(node: RabbitNode, start: Start, host: str) -> None:
     """The second daemon never gets a link, ends with the reason, and harms the first one in nothing."""
     first = start(node.url)
-    link = await first.broker.wait_up(10)
+    link = await first.broker.wait_up(60)
     second = start(node.url)
     with pytest.raises(HostTaken, match=host) as refused:
-        await asyncio.wait_for(second.task, 10)
+        await asyncio.wait_for(second.task, 60)
     assert lock_name(host) in str(refused.value.remedy)
     assert not second.broker.is_up
     assert first.broker.is_up
@@ -77,45 +77,45 @@ async def test_second_is_refused(node: RabbitNode, start: Start, host: str) -> N
 async def test_next_after_the_first(node: RabbitNode, start: Start) -> None:
     """Once the first daemon has ended, another one may start."""
     first = start(node.url)
-    await first.broker.wait_up(10)
+    await first.broker.wait_up(60)
     await first.end()
     second = start(node.url)
-    await second.broker.wait_up(10)
+    await second.broker.wait_up(60)
     await second.end()
 
 
 async def test_start_while_the_last_one_goes(node: RabbitNode, start: Start) -> None:
     """A start within the first moments of its predecessor's end waits for the name, and gets it."""
     first = start(node.url)
-    await first.broker.wait_up(10)
+    await first.broker.wait_up(60)
     second = start(node.url, at_start=10)
     await second.is_told_busy()
     await first.end()
-    await second.broker.wait_up(10)
+    await second.broker.wait_up(60)
     await second.end()
 
 
 async def test_own_half_dead_connection(node: RabbitNode, start: Start, proxy: Proxy) -> None:
     """After a loss that the broker has not seen yet, the daemon waits without a link, and gets its name back."""
     daemon = start(_through(proxy, node), at_start=0.01, after_loss=30)
-    await daemon.broker.wait_up(10)
+    await daemon.broker.wait_up(60)
     proxy.strand()
     await daemon.is_told_busy()
     with pytest.raises(BrokerUnavailable, match="another connection"):
         await daemon.broker.wait_up(1)
     proxy.end()
-    await daemon.broker.wait_up(10)
+    await daemon.broker.wait_up(60)
     await daemon.end()
 
 
 async def test_name_lost_for_good(node: RabbitNode, start: Start, proxy: Proxy) -> None:
     """A daemon whose name was taken while it was cut off ends within its patience, and says why."""
     first = start(_through(proxy, node), after_loss=0.5)
-    await first.broker.wait_up(10)
+    await first.broker.wait_up(60)
     proxy.refuse()
     second = start(node.url, at_start=10)
-    await second.broker.wait_up(10)
+    await second.broker.wait_up(60)
     proxy.accept()
     with pytest.raises(HostTaken):
-        await asyncio.wait_for(first.task, 10)
+        await asyncio.wait_for(first.task, 60)
     await second.end()

@@ -56,7 +56,7 @@ async def server(broker: Broker, host: str, handlers: Handlers, run: Run) -> Rpc
         on_change=lambda _: consumed.set(),
     )
     run(serving)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await consumed.wait()
     return serving
 

@@ -128,7 +128,7 @@ async def test_deleted_queue_is_made_again(
     """A queue that an operator deletes is declared and consumed again."""
     on_host.release.set()
     await (await declared(broker, queue.name)).delete(if_unused=False, if_empty=False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await client.consumer_count(queue.name):  # noqa: ASYNC110 - the broker tells only when asked
             await asyncio.sleep(0.01)
     assert await client.call("work", GOOD, queue=queue.name, timeout=10) == {"did": UUID}
@@ -141,7 +141,7 @@ async def test_queue_with_other_properties_is_told_with_remedy(
     told = asyncio.Event()
     other = on_host.serve(broker, topology.work_queue(host, delivery_limit=7), on_change=lambda _: told.set())
     run(other)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await told.wait()
     assert other.fault is not None
     assert other.fault.code == "message.topology"

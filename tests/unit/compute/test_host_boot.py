@@ -18,7 +18,7 @@ from sev_agent.errors import Conflict, SevAgentError, Unavailable
 from tests.journal import opened
 from tests.requests import instance, record
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -58,5 +58,5 @@ async def test_who_waits_is_woken() -> None:
 
     right.look(is_up=True, fault=None)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await waiting

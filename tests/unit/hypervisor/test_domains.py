@@ -1,5 +1,8 @@
+import asyncio
+import contextlib
 import gc
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +23,7 @@ from sev_agent.hypervisor.errors import (
 )
 from sev_agent.hypervisor.facts import Facts
 from sev_agent.sev.generation import Generation
-from tests.libvirt_host import SEV, SEV_ES, SEV_SNP, Host, agent_metadata, domain_xml, running_host
+from tests.libvirt_host import PATIENCE, SEV, SEV_ES, SEV_SNP, Host, agent_metadata, domain_xml, running_host
 
 _MANY = 2000
 
@@ -103,10 +106,30 @@ async def test_a_start_that_never_ends(host: Host, monkeypatch: pytest.MonkeyPat
 
 
 async def _remove(host: Host, uuid: UUID) -> None:
-    """An error's traceback has the domain in a cycle: uncollected, it keeps the test driver and all of its domains."""
     await host.domains.destroy(uuid)
     await host.domains.undefine(uuid)
-    gc.collect()
+
+
+async def test_an_error_keeps_no_domain(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an error is dealt with, libvirt's domain behind it is let go, without waiting for the garbage collector."""
+    uuid = await host.domains.define(domain_xml(uuid4()))
+    loop, let_go = asyncio.get_running_loop(), asyncio.Event()
+    watched: list[object] = []
+
+    def fail(domain: libvirt.virDomain) -> None:
+        watched.append(weakref.ref(domain, lambda _: loop.call_soon_threadsafe(let_go.set)))
+        raise libvirt.libvirtError("no")
+
+    monkeypatch.setattr(libvirt.virDomain, "create", fail)
+    gc.disable()
+    try:
+        with contextlib.suppress(HypervisorError):
+            await host.domains.start(uuid)
+        assert watched
+        async with asyncio.timeout(PATIENCE):
+            await let_go.wait()
+    finally:
+        gc.enable()
 
 
 def _lock_taken() -> libvirt.libvirtError:

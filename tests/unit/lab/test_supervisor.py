@@ -2,11 +2,13 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sev_agent.lab import processes
+from sev_agent.lab.processes import MarkedProcess
 from sev_agent.lab.progress import Silent
 from sev_agent.lab.service import Service
 from sev_agent.lab.supervisor import ServiceError, State, Supervisor
@@ -47,6 +49,26 @@ async def test_a_ready_service_is_kept(supervisor: Supervisor, tmp_path: Path) -
     await supervisor.start(service(tmp_path))
     before = pids(tmp_path)
     await supervisor.start(service(tmp_path))
+    assert pids(tmp_path) == before
+
+
+async def test_a_busy_service_is_kept(supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has run for long and does not answer at once is busy: those who use it would miss it."""
+    await supervisor.start(service(tmp_path))
+    before = pids(tmp_path)
+    answers = iter([False, True])
+
+    async def ready() -> bool:
+        return next(answers)
+
+    leader = await supervisor._leader("service")
+    assert leader is not None
+
+    async def of_long_ago(_: str) -> MarkedProcess:
+        return replace(leader, started=0.0)
+
+    monkeypatch.setattr(supervisor, "_leader", of_long_ago)
+    await supervisor.start(replace(service(tmp_path, timeout=60), ready=ready))
     assert pids(tmp_path) == before
 
 

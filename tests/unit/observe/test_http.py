@@ -47,7 +47,7 @@ async def daemon() -> AsyncIterator[Daemon]:
         on_listening=listening.set,
     )
     task = asyncio.create_task(endpoints.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await listening.wait()
     yield Daemon(f"http://127.0.0.1:{port}", health, metrics, task, alive)
     task.cancel()
@@ -181,7 +181,7 @@ async def test_stop(daemon: Daemon) -> None:
     async with aiohttp.ClientSession() as session:
         await (await session.get(f"{daemon.url}/healthz")).release()
         daemon.task.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             with contextlib.suppress(asyncio.CancelledError):
                 await daemon.task
         with pytest.raises(aiohttp.ClientConnectionError):

@@ -28,7 +28,7 @@ class Service:
             raise self.fault
 
     async def next(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.asked.get()
 
 
@@ -44,7 +44,7 @@ class Changes:
         self.queue.put_nowait((condition.up, condition.reason))
 
     async def next(self) -> tuple[bool, str]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.queue.get()
 
 

@@ -11,7 +11,7 @@ from sev_agent.openstack.identity import NoIdentity
 from sev_agent.openstack.tokens import KeystoneTokens
 from tests.unit.openstack.conftest import Serve
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 OWN = {"token": {"expires_at": "2999-01-01T00:00:00Z", "user": {"id": "own"}}}
 
 
