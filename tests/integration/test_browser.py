@@ -48,6 +48,7 @@ async def test_in_chromium(url: str, tmp_path: Path) -> None:
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--disable-background-networking",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         "--no-first-run",
         f"--user-data-dir={tmp_path}",
         "--enable-logging=stderr",
