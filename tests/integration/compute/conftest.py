@@ -20,8 +20,9 @@ from sev_agent.compute.record_store import RecordStore
 from sev_agent.compute.slots import SlotTotal
 from sev_agent.config import PlacementSection
 from sev_agent.hypervisor.events import LifecycleEvent
+from sev_agent.openstack.exchange import ServiceUnavailable
 from sev_agent.openstack.identity import NoIdentity
-from sev_agent.openstack.placement import Inventory, Placement, Provider, Resources
+from sev_agent.openstack.placement import Allocation, Inventory, Placement, Provider, Resources
 from sev_agent.sev.generation import RESOURCE_CLASS, Generation
 from tests.journal import opened
 from tests.libvirt_host import PATIENCE, SEV, Host, agent_metadata, domain_xml, running_host
@@ -75,6 +76,19 @@ class CountingHost:
         self.in_flight.discard(built.uuid)
         self.accounting.mark(built.uuid)
         return built.uuid
+
+    def lose_answer(self, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Have Placement carry out the next write of an allocation without an answer; set when that has happened."""
+        put, lost = self.placement.put_allocation, asyncio.Event()
+
+        async def put_and_lose(consumer: UUID, allocation: Allocation) -> None:
+            await put(consumer, allocation)
+            if not lost.is_set():
+                lost.set()
+                raise ServiceUnavailable("did not answer in time", service="placement", url="http://127.0.0.1:1")
+
+        monkeypatch.setattr(self.placement, "put_allocation", put_and_lose)
+        return lost
 
     async def requests_of(self, operation: Callable[[], object]) -> list[str]:
         """The methods of the requests to Placement that ``operation`` makes."""

@@ -1,7 +1,7 @@
 """A guest that Placement has no slot for holds up nothing else, and is counted when one comes free."""
 
 import asyncio
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -87,15 +87,7 @@ async def test_refused_guest_gets_a_slot_whose_release_was_not_answered(
     await host.built()
     beyond = await host.start_guest(ours=False)
     await refused(host)
-    put, lost = host.placement.put_allocation, asyncio.Event()
-
-    async def put_and_lose(consumer: UUID, allocation: Allocation) -> None:
-        await put(consumer, allocation)
-        if not lost.is_set():
-            lost.set()
-            raise ServiceUnavailable("did not answer in time", service="placement", url="http://127.0.0.1:1")
-
-    monkeypatch.setattr(host.placement, "put_allocation", put_and_lose)
+    host.lose_answer(monkeypatch)
     if by_event:
         await host.libvirt.domains.destroy(leaving)
     else:

@@ -17,15 +17,7 @@ async def test_answer_that_is_lost(host: CountingHost, monkeypatch: pytest.Monke
     await registered(host)
     uuid = await host.built()
     await host.eventually_holds(uuid, FULL_SIZE)
-    put, lost = host.placement.put_allocation, asyncio.Event()
-
-    async def put_and_lose(consumer: UUID, allocation: Allocation) -> None:
-        await put(consumer, allocation)
-        if not lost.is_set():
-            lost.set()
-            raise ServiceUnavailable("did not answer in time", service="placement", url="http://127.0.0.1:1")
-
-    monkeypatch.setattr(host.placement, "put_allocation", put_and_lose)
+    lost = host.lose_answer(monkeypatch)
     await host.libvirt.domains.destroy(uuid)
     async with asyncio.timeout(PATIENCE):
         await lost.wait()
